@@ -1,0 +1,139 @@
+"""Qwen3's figures, read from and written to a Hugging Face `config.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comem_jax.errors import UserError
+
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class Qwen3Config:
+    """The shape of a dense Qwen3 model, under Hugging Face's field names.
+
+    Raises `UserError` where the figures do not fit together.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UserError(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})."
+            )
+        if self.head_dim % 2:
+            raise UserError(f"head_dim ({self.head_dim}) must be even, since rotary embeddings turn pairs.")
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Qwen3Config:
+        """Read `config.json` (and the end tokens of `generation_config.json`) in the model folder `path`.
+
+        Raises `UserError` where the folder holds no model, or one with a feature that is not built here.
+        """
+        file = Path(path) / "config.json"
+        fields = read_json(file)
+        _reject_unsupported(fields, file)
+        missing = [name for name in REQUIRED if fields.get(name) is None]
+        if missing:
+            raise UserError(f"{file} lacks {', '.join(missing)}.")
+        generation = Path(path) / "generation_config.json"
+        ends = fields | {
+            k: v for k, v in (read_json(generation) if generation.is_file() else {}).items() if v is not None
+        }
+        eos = ends.get("eos_token_id")
+        return cls(
+            **{name: fields[name] for name in REQUIRED},
+            head_dim=fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"],
+            rope_theta=_rope_theta(fields, file),
+            tie_word_embeddings=fields.get("tie_word_embeddings", False),
+            bos_token_id=ends.get("bos_token_id"),
+            eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
+        )
+
+    def to_json(self, dtype: str = "float32") -> str:
+        """Return the text of a `config.json` that `transformers` loads as `Qwen3ForCausalLM` in `dtype`."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in REQUIRED}
+        fields |= {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "dtype": dtype,
+            "head_dim": self.head_dim,
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "use_sliding_window": False,
+            **self.special_tokens(),
+        }
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+    def special_tokens(self) -> dict[str, Any]:
+        """Return the token ids that are known, under the names `config.json` and `generation_config.json` share."""
+        ids = {"bos_token_id": self.bos_token_id, "eos_token_id": self.eos_token_id}
+        return {name: value for name, value in ids.items() if value is not None}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`; raises `UserError` where there is none."""
+    if not file.is_file():
+        raise UserError(f"There is no {file.name} in {file.parent}; it is not a Hugging Face model folder.")
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{file} must hold a JSON object.")
+    return fields
+
+
+def _reject_unsupported(fields: dict[str, Any], file: Path) -> None:
+    model_type = fields.get("model_type")
+    if model_type != "qwen3":
+        raise UserError(f"{file} has model_type {model_type!r}; only 'qwen3' (dense) is supported.")
+    if fields.get("attention_bias"):
+        raise UserError(f"{file} has attention_bias true, which is not supported.")
+    if fields.get("hidden_act", "silu") != "silu":
+        raise UserError(f"{file} has hidden_act {fields['hidden_act']!r}; only 'silu' is supported.")
+    if fields.get("use_sliding_window") or "sliding_attention" in (fields.get("layer_types") or []):
+        raise UserError(f"{file} uses sliding-window attention, which is not supported.")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = fields.get(name) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise UserError(f"{file} has {name} of type {kind!r}; only 'default' is supported.")
+
+
+def _rope_theta(fields: dict[str, Any], file: Path) -> float:
+    """Return the rotary base, which `transformers` 5 keeps in `rope_parameters` and older versions at the top."""
+    for place in (fields.get("rope_parameters"), fields.get("rope_scaling"), fields):
+        if place and place.get("rope_theta") is not None:
+            return float(place["rope_theta"])
+    raise UserError(f"{file} names no rope_theta, at the top level or in rope_parameters.")

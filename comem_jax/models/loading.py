@@ -1,0 +1,180 @@
+"""Qwen3 from and to a Hugging Face folder of safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from comem_jax.errors import UserError
+from comem_jax.models.config import Qwen3Config, read_json
+from comem_jax.models.qwen3 import Qwen3
+from comem_jax.models.sharding import weight_sharding
+from comem_jax.models.weights import Weight, weight_table
+
+Index = tuple[slice, ...]
+
+
+def load(path: str | Path, dtype: Any = jnp.float32, mesh: Mesh | None = None, *, remat: bool = False) -> Qwen3:
+    """Return the model in the Hugging Face folder `path`, its weights as `dtype`, on `mesh` where one is given.
+
+    Files are memory-mapped and only the parts that this process's devices hold are read, weight by weight. Raises
+    `UserError` for a missing folder, a tensor that is missing, unexpected or of the wrong shape, or a mesh that does
+    not divide a weight.
+    """
+    config = Qwen3Config.from_folder(path)
+    table = weight_table(config)
+    with ExitStack() as stack:
+        tensors = _open_tensors(Path(path), stack)
+        _check_tensors(tensors, table, Path(path), config)
+        arrays = {name: _load_weight(name, weight, tensors, dtype, mesh) for name, weight in table.items()}
+    return from_arrays(config, arrays, remat=remat)
+
+
+def save(model: Qwen3, path: str | Path, dtype: Any = None) -> None:
+    """Write `model` as a Hugging Face folder (made where missing), its weights as `dtype` or as they are.
+
+    Each file appears whole or not at all.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = to_arrays(model)
+    dtype = jnp.dtype(arrays["norm"].dtype if dtype is None else dtype)
+    tensors: dict[str, np.ndarray] = {}
+    for name, weight in weight_table(model.config).items():
+        tensors |= _to_hf(weight, np.asarray(arrays[name]).astype(dtype))
+    _write(folder / "model.safetensors", lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    _write(folder / "config.json", lambda file: file.write_text(model.config.to_json(dtype.name), encoding="utf-8"))
+    _write_generation_config(folder, model.config)
+
+
+def from_arrays(config: Qwen3Config, arrays: dict[str, jax.Array], *, remat: bool = False) -> Qwen3:
+    """Return a model of `arrays`, one for each path of `weight_table(config)`."""
+    graphdef, state = nnx.split(abstract_model(config, remat=remat))
+    return nnx.merge(graphdef, _map_weights(lambda name, param: param.replace(arrays[name]), state))
+
+
+def to_arrays(model: Qwen3) -> dict[str, jax.Array]:
+    """Return the model's arrays under the paths of `weight_table`."""
+    arrays: dict[str, jax.Array] = {}
+    _map_weights(lambda name, param: arrays.setdefault(name, param[...]), nnx.state(model, nnx.Param))
+    return arrays
+
+
+def abstract_model(config: Qwen3Config, dtype: Any = jnp.float32, *, remat: bool = False) -> Qwen3:
+    """Return a model whose weights are shapes alone."""
+    return nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
+
+
+def _map_weights(function: Callable[[str, Any], Any], state: Any) -> Any:
+    def on_leaf(path: tuple[Any, ...], param: Any) -> Any:
+        return function(jax.tree_util.keystr(path, simple=True, separator="."), param)
+
+    return jax.tree_util.tree_map_with_path(on_leaf, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Return a lazy slice of every tensor in the folder's safetensors, by name; `stack` keeps the files open."""
+    tensors: dict[str, Any] = {}
+    for file in _tensor_files(folder):
+        try:
+            opened = stack.enter_context(safe_open(file, framework="numpy"))
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} cannot be read as safetensors: {error}.") from error
+        tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    return tensors
+
+
+def _tensor_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        single = folder / "model.safetensors"
+        if not single.is_file():
+            raise UserError(f"There is neither model.safetensors nor {index.name} in {folder}.")
+        return [single]
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise UserError(f"{index} names {', '.join(missing) or 'no file'}, which is not in {folder}.")
+    return [folder / name for name in names]
+
+
+def _check_tensors(tensors: dict[str, Any], table: dict[str, Weight], folder: Path, config: Qwen3Config) -> None:
+    expected = {name: weight.hf_shape for weight in table.values() for name in weight.names()}
+    # Published tied models carry a copy of the embedding as lm_head.
+    unexpected = sorted(set(tensors) - set(expected) - ({"lm_head.weight"} if config.tie_word_embeddings else set()))
+    missing = sorted(set(expected) - set(tensors))
+    for names, complaint in ((missing, "lacks"), (unexpected, "has the unexpected")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"The model in {folder} {complaint} tensor {names[0]}{more}, by its config.json.")
+    for name, shape in expected.items():
+        found = tuple(tensors[name].get_shape())
+        if found != shape:
+            raise UserError(f"Tensor {name} in {folder} has shape {found}, but its config.json asks for {shape}.")
+
+
+def _load_weight(name: str, weight: Weight, tensors: dict[str, Any], dtype: Any, mesh: Mesh | None) -> jax.Array:
+    def read(index: Index | None) -> np.ndarray:
+        return _read_part(weight, tensors, index or ()).astype(dtype)
+
+    if mesh is None:
+        return jnp.asarray(read(None))
+    sharding = weight_sharding(mesh, name, weight.shape, weight.axes)
+    return jax.make_array_from_callback(weight.shape, sharding, read)
+
+
+def _read_part(weight: Weight, tensors: dict[str, Any], index: Index) -> np.ndarray:
+    """Read the part `index` (slices of our shape) of a weight from the files' tensors."""
+    index = (*index, *(slice(None),) * (len(weight.shape) - len(index)))
+    layers = range(weight.shape[0])[index[0]] if weight.stacked else range(1)
+    cuts = [range(n)[cut] for n, cut in zip(weight.layer_shape, index[weight.stacked :], strict=True)]
+    parts = [_read_tensor(weight, tensors[weight.names()[layer]], cuts) for layer in layers]
+    return np.stack(parts) if weight.stacked else parts[0]
+
+
+def _read_tensor(weight: Weight, tensor: Any, cuts: list[range]) -> np.ndarray:
+    shape = [len(cut) for cut in cuts]
+    if not weight.inputs:
+        return np.asarray(tensor[tuple(slice(cut.start, cut.stop) for cut in cuts)]).reshape(shape)
+    rows = _flat(cuts[weight.inputs :], weight.layer_shape[weight.inputs :])
+    columns = _flat(cuts[: weight.inputs], weight.layer_shape[: weight.inputs])
+    return np.asarray(tensor[rows, columns]).T.reshape(shape)
+
+
+def _flat(cuts: list[range], shape: tuple[int, ...]) -> slice:
+    """Return the slice that `cuts` are once the axes of `shape` are flattened; only the first axis may be cut."""
+    width = prod(shape[1:])
+    return slice(cuts[0].start * width, cuts[0].stop * width)
+
+
+def _to_hf(weight: Weight, array: np.ndarray) -> dict[str, np.ndarray]:
+    layers = array if weight.stacked else array[None]
+    if weight.inputs:
+        layers = layers.reshape(len(layers), *reversed(weight.hf_shape)).swapaxes(1, 2)
+    # safetensors writes the memory as it lies, so a transposed view must become an array of its own
+    return {name: np.ascontiguousarray(layer) for name, layer in zip(weight.names(), layers, strict=True)}
+
+
+def _write_generation_config(folder: Path, config: Qwen3Config) -> None:
+    if config.eos_token_id is not None:
+        text = json.dumps(config.special_tokens(), indent=2) + "\n"
+        _write(folder / "generation_config.json", lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _write(file: Path, write: Callable[[Path], Any]) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    write(temporary)
+    temporary.replace(file)

@@ -1,0 +1,175 @@
+"""Qwen3 in Flax NNX: one definition for training and for serving.
+
+Layer weights are stacked over layers and applied with `jax.lax.scan`. Einsum letters: b batch, t tokens, e hidden,
+h query heads, k kv heads, d head dimension, f the MLP's width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from comem_jax.models.attention import attend, causal_mask
+from comem_jax.models.cache import Cache, write
+from comem_jax.models.config import Qwen3Config
+from comem_jax.models.embedding import embed
+from comem_jax.models.sharding import constrain
+from comem_jax.models.weights import Weight, weight_table
+
+Weights = dict[str, jax.Array]
+Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+INIT_STDDEV = 0.02
+# Few layers run faster unrolled (XLA sees static slices of the stacked weights); many would only compile longer.
+UNROLLED_LAYERS = 4
+
+
+class Qwen3(nnx.Module):
+    """A dense Qwen3 language model.
+
+    `remat=True` keeps only each layer's input for the backward pass and computes the layer again there.
+    """
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: bool = False) -> None:
+        """Make a random model: normal weights of standard deviation 0.02, norms of one, all of `dtype`."""
+        self.config = config
+        self.remat = remat
+        params = {name: _random(weight, rngs, dtype) for name, weight in weight_table(config).items()}
+        self.embedding = params["embedding"]
+        self.layers = nnx.Dict({k.removeprefix("layers."): p for k, p in params.items() if k.startswith("layers.")})
+        self.norm = params["norm"]
+        self.lm_head = params.get("lm_head")
+
+    def __call__(
+        self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
+        """Return next-token logits `[batch, length, vocab]` in float32; see `hidden` for the arguments."""
+        return self.head(self.hidden(tokens, positions=positions, segment_ids=segment_ids))
+
+    def hidden(
+        self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
+        """Return the hidden states `[batch, length, hidden]` after the final norm.
+
+        `tokens` is integer `[batch, length]`; `positions` `[batch, length]` defaults to 0, 1, ...; `segment_ids`
+        `[batch, length]` is 0 for padding, and a token sees earlier tokens of its own segment only.
+        """
+        length = tokens.shape[1]
+        positions = jnp.arange(length)[None] if positions is None else positions
+        rotation = rotary(positions, self.config)
+        mask = causal_mask(length, segment_ids)
+
+        def layer(x: jax.Array, weights: Weights) -> tuple[jax.Array, None]:
+            x, _, _ = block(x, weights, self.config, rotation, lambda q, k, v: attend(q, k, v, mask))
+            return constrain(x, "batch", "length", "hidden"), None
+
+        x = constrain(embed(self.embedding[...], tokens), "batch", "length", "hidden")
+        x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, self._stacked(), unroll=self._unroll())
+        return rms_norm(x, self.norm[...], self.config.rms_norm_eps)
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """Return float32 logits `[..., vocab]` of hidden states `[..., hidden]`."""
+        table = self.embedding if self.lm_head is None else self.lm_head
+        return jnp.einsum("...e,ve->...v", hidden, table[...], preferred_element_type=jnp.float32)
+
+    def extend(
+        self, tokens: jax.Array, cache: Cache, lengths: jax.Array, *, attend: int | None = None
+    ) -> tuple[jax.Array, Cache]:
+        """Run new `tokens` `[batch, T]` behind what `cache` holds, and put their keys and values in it.
+
+        Row b's tokens stand at positions `lengths[b]` to `lengths[b] + T - 1` and see the row's cached tokens before
+        `lengths[b]` and the new ones up to themselves. Tokens may be padding at the end: let `lengths` not count them
+        and the next call overwrites them. `attend` (static) says that no row of `lengths` exceeds it, so that only
+        the first `attend` places of the cache are read. Every `lengths[b] + T` must be at most the cache's length;
+        beyond it, earlier places would be overwritten.
+
+        Returns hidden states `[batch, T, hidden]` after the final norm, and the new cache.
+        """
+        reach = cache.length if attend is None else min(attend, cache.length)
+        offsets = jnp.arange(tokens.shape[1])
+        rotation = rotary(lengths[:, None] + offsets[None], self.config)
+        mask = _extension_mask(lengths, tokens.shape[1], reach)
+
+        def layer(x: jax.Array, scanned: tuple[Weights, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+            weights, keys, values = scanned
+            attention = _attention_after(keys[:, :reach], values[:, :reach], mask)
+            x, k, v = block(x, weights, self.config, rotation, attention)
+            return x, (k.astype(keys.dtype), v.astype(values.dtype))
+
+        x = embed(self.embedding[...], tokens)
+        x, (k, v) = jax.lax.scan(layer, x, (self._stacked(), cache.keys, cache.values), unroll=self._unroll())
+        return rms_norm(x, self.norm[...], self.config.rms_norm_eps), write(cache, k, v, lengths)
+
+    def _stacked(self) -> Weights:
+        return {name: param[...] for name, param in self.layers.items()}
+
+    def _unroll(self) -> int:
+        layers = self.config.num_hidden_layers
+        return layers if layers <= UNROLLED_LAYERS else 1
+
+
+def block(
+    x: jax.Array, weights: Weights, config: Qwen3Config, rotation: tuple[jax.Array, jax.Array], attention: Attention
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Apply one layer to `x` `[batch, tokens, hidden]`; also return its keys and values `[batch, tokens, kv, dim]`."""
+    eps = config.rms_norm_eps
+    y = rms_norm(x, weights["attention_norm"], eps)
+    q = jnp.einsum("bte,ehd->bthd", y, weights["q"])
+    k = jnp.einsum("bte,ekd->btkd", y, weights["k"])
+    v = jnp.einsum("bte,ekd->btkd", y, weights["v"])
+    q = rotate(rms_norm(q, weights["q_norm"], eps), rotation)
+    k = rotate(rms_norm(k, weights["k_norm"], eps), rotation)
+    x = x + jnp.einsum("bthd,hde->bte", attention(q, k, v), weights["o"])
+    y = rms_norm(x, weights["mlp_norm"], eps)
+    gate = jax.nn.silu(jnp.einsum("bte,ef->btf", y, weights["gate"]))
+    up = jnp.einsum("bte,ef->btf", y, weights["up"])
+    return x + jnp.einsum("btf,fe->bte", gate * up, weights["down"]), k, v
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """Divide `x` by the root mean square of its last axis (in float32) and multiply by `scale`."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return wide.astype(x.dtype) * scale
+
+
+def rotary(positions: jax.Array, config: Qwen3Config) -> tuple[jax.Array, jax.Array]:
+    """Return the cosine and sine `[batch, length, 1, head_dim / 2]` (float32) at `positions` `[batch, length]`."""
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn `x` `[batch, length, heads, head_dim]`; dimension i is paired with i + head_dim / 2."""
+    cosine, sine = (part.astype(x.dtype) for part in rotation)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+
+def _extension_mask(lengths: jax.Array, new: int, reach: int) -> jax.Array:
+    """Return the mask `[batch, new, reach + new]`: a row's cached tokens, then the new ones causally."""
+    batch = lengths.shape[0]
+    cached = jnp.broadcast_to((jnp.arange(reach)[None] < lengths[:, None])[:, None], (batch, new, reach))
+    return jnp.concatenate([cached, jnp.broadcast_to(causal_mask(new, None), (batch, new, new))], axis=-1)
+
+
+def _attention_after(keys: jax.Array, values: jax.Array, mask: jax.Array) -> Attention:
+    """Return attention of new tokens over cached `keys` and `values` and then themselves."""
+
+    def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        k, v = (jnp.concatenate([old.astype(new.dtype), new], axis=1) for old, new in ((keys, k), (values, v)))
+        return attend(q, k, v, mask)
+
+    return attention
+
+
+def _random(weight: Weight, rngs: nnx.Rngs, dtype: Any) -> nnx.Param[jax.Array]:
+    if weight.is_norm:
+        return nnx.Param(jnp.ones(weight.shape, dtype), axes=weight.axes)
+    return nnx.Param(INIT_STDDEV * jax.random.normal(rngs.params(), weight.shape, dtype), axes=weight.axes)

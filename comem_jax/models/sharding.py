@@ -1,0 +1,97 @@
+"""Where weights and activations lie on a mesh: logical axis names, and one table to mesh axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from comem_jax.errors import UserError, nearest
+
+MESH_AXES = ("data", "fsdp", "tensor", "context")
+
+RULES: dict[str, tuple[str, ...]] = {
+    # activations
+    "batch": ("data", "fsdp"),
+    "length": ("context",),
+    "hidden": (),
+    # weights
+    "layers": (),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+}
+
+
+def make_mesh(**sizes: int) -> Mesh:
+    """Return a mesh over the first devices, e.g. `make_mesh(fsdp=4, tensor=2)`; axes left out have size 1.
+
+    Raises `UserError` for an unknown axis or where there are too few devices.
+    """
+    for axis in sizes:
+        if axis not in MESH_AXES:
+            raise UserError(f"{axis!r} is not a mesh axis{nearest(axis, MESH_AXES)}.")
+    shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
+    needed, found = prod(shape), jax.device_count()
+    if needed > found:
+        raise UserError(f"The mesh {sizes} needs {needed} devices, but JAX sees {found}.")
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(shape, MESH_AXES, devices=jax.devices()[:needed], axis_types=auto)
+
+
+def weight_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: Sequence[str]) -> NamedSharding:
+    """Return where the weight `name`, with logical `axes`, lies on `mesh`.
+
+    Raises `UserError` where the mesh's sizes do not divide the weight's.
+    """
+    spec = []
+    for size, axis in zip(shape, axes, strict=True):
+        found = _mesh_axes(mesh, axis)
+        parts = prod(mesh.shape[a] for a in found)
+        if size % parts:
+            raise UserError(
+                f"Mesh axis {'x'.join(found)} of size {parts} does not divide the {axis} dimension ({size}) of {name}."
+            )
+        spec.append(found or None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def shardings(state: Any, mesh: Mesh) -> Any:
+    """Return a tree like `state` (parameters, or an optimiser's state over them) of where each array lies.
+
+    Weights follow their logical axes; every other array (counts, keys) is on all devices.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not isinstance(leaf, nnx.Variable):
+            return NamedSharding(mesh, PartitionSpec())
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return leaf.replace(weight_sharding(mesh, name, leaf.shape, leaf.get_metadata("axes")))
+
+    return jax.tree_util.tree_map_with_path(place, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def constrain(x: jax.Array, *axes: str) -> jax.Array:
+    """Lay the activation `x` out by its logical `axes` on the mesh set by `jax.set_mesh`; without one, do nothing.
+
+    A dimension the mesh does not divide (one prompt on eight devices) stays whole: only speed depends on it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = []
+    for size, axis in zip(x.shape, axes, strict=True):
+        found = _mesh_axes(mesh, axis)
+        spec.append(found if found and size % prod(mesh.shape[a] for a in found) == 0 else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _mesh_axes(mesh: Any, axis: str) -> tuple[str, ...]:
+    return tuple(a for a in RULES[axis] if a in mesh.axis_names)
