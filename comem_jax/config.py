@@ -1,0 +1,100 @@
+"""Typed configuration: YAML files into frozen pydantic models, with `key=value` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from comem_jax.errors import UserError, nearest
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_yaml(self) -> str:
+        """Return the whole configuration, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def changed(self, **changes: Any) -> Self:
+        """Return a copy with top-level values changed."""
+        return type(self).model_validate(self.model_dump() | changes)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file as a `cls`; `overrides` are `a.b=value` words, their values read as YAML.
+
+    Raises `UserError` naming the file and the key where something is missing, unknown or of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no configuration file {str(path)!r}{_neighbours(path)}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__} where keys and values are expected")
+    for override in overrides:
+        _override(values, override)
+    return parse_config(cls, values, str(path))
+
+
+def parse_config(cls: type[C], values: dict[str, Any], where: str) -> C:
+    """Check plain values as a `cls`; raises `UserError` with the first fault, said in one sentence."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}: {_sentence(cls, first)}") from None
+
+
+def _sentence(cls: type[BaseModel], fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{nearest(str(fault['loc'][-1]), _fields(cls, fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"the key {key!r} is missing"
+    message = fault["msg"]
+    return f"{key or 'the configuration'} is {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields(cls: type[BaseModel], location: Iterable[Any]) -> list[str]:
+    """The field names of the configuration that an error's location leads to."""
+    for part in location:
+        field = cls.model_fields.get(part) if isinstance(part, str) else None
+        annotation = field.annotation if field else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        inner = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if inner:
+            cls = inner[0]
+    return list(cls.model_fields)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"{override!r} is not an override; write key=value")
+    *parents, name = key.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"{override!r} reaches into {parent!r}, which is a plain value")
+        values = child
+    try:
+        values[name] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"the value in {override!r} is not YAML") from None
+
+
+def _neighbours(path: Path) -> str:
+    names = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    return nearest(path.name, names) if names else ""

@@ -1,0 +1,100 @@
+"""Training rows: where they are kept and how Grain packs them into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from grain.experimental import FirstFitPackIterDataset
+
+from comem_jax.errors import UserError, nearest
+
+PACKING_BINS = 32  # sequences filled side by side: more pack tighter, fewer keep the order
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids [length] and the weight of each as a training target [length]; 0 where it is only read."""
+
+    tokens: np.ndarray
+    loss: np.ndarray
+
+
+class RowStore:
+    """Rows of one kind, stored end to end; a Grain source (`len`, `[]`)."""
+
+    def __init__(self, tokens: np.ndarray, loss: np.ndarray, ends: np.ndarray) -> None:
+        self.tokens, self.loss, self.ends = tokens, loss, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        span = slice(self.ends[index - 1] if index else 0, self.ends[index])
+        return {"tokens": self.tokens[span].astype(np.int32), "loss": self.loss[span].astype(np.float32)}
+
+
+def save_rows(rows: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Write rows by kind into one `.npz` file, all at once."""
+    arrays = {}
+    for kind, items in rows.items():
+        arrays[f"{kind}.tokens"] = np.concatenate([row.tokens for row in items]).astype(np.int32)
+        arrays[f"{kind}.loss"] = np.concatenate([row.loss for row in items]).astype(np.float16)
+        arrays[f"{kind}.ends"] = np.cumsum([len(row.tokens) for row in items])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new.npz")
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    temporary.replace(path)
+
+
+def load_rows(path: Path) -> dict[str, RowStore]:
+    """Read rows by kind."""
+    with np.load(path) as file:
+        kinds = sorted({name.split(".")[0] for name in file.files})
+        return {kind: RowStore(*(file[f"{kind}.{part}"] for part in ("tokens", "loss", "ends"))) for kind in kinds}
+
+
+def batches(
+    stores: Mapping[str, RowStore], mix: Mapping[str, float], length: int, batch: int, seed: int
+) -> grain.IterDataset[dict[str, np.ndarray]]:
+    """Return endless batches of packed rows, drawn from the kinds in the proportions of `mix`.
+
+    Each batch has `tokens`, `targets`, `weights`, `segments` (0 is padding) and `positions`, all [batch, length]; rows
+    longer than `length` + 1 are refused with a `UserError`. The order depends on the seed alone.
+    """
+    datasets = [_shuffled(_store(stores, kind), length, seed + i) for i, kind in enumerate(mix)]
+    mixed = grain.MapDataset.mix(datasets, weights=list(mix.values()))
+    features = ("tokens", "targets", "weights")
+    packed = FirstFitPackIterDataset(
+        mixed.to_iter_dataset(), length_struct=dict.fromkeys(features, length), num_packing_bins=PACKING_BINS, seed=seed
+    )
+    return packed.map(_names).batch(batch, drop_remainder=True)
+
+
+def _store(stores: Mapping[str, RowStore], kind: str) -> RowStore:
+    if kind not in stores:
+        raise UserError(f"the data mix names {kind!r}, which the rows do not have{nearest(kind, stores)}")
+    return stores[kind]
+
+
+def _shuffled(store: RowStore, length: int, seed: int) -> grain.MapDataset[dict[str, np.ndarray]]:
+    longest = int(np.max(np.diff(store.ends, prepend=0)))
+    if longest > length + 1:
+        raise UserError(f"the longest row has {longest} tokens, but data.length is {length}")
+    return grain.MapDataset.source(store).shuffle(seed=seed).map(_shift).repeat()
+
+
+def _shift(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"tokens": row["tokens"][:-1], "targets": row["tokens"][1:], "weights": row["loss"][1:]}
+
+
+def _names(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kept: Iterable[str] = ("tokens", "targets", "weights")
+    return {name: packed[name] for name in kept} | {
+        "segments": packed["tokens_segment_ids"],
+        "positions": packed["tokens_positions"],
+    }
