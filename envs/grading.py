@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from xml.etree import ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from envs.runtime import ProcessRuntime
 
