@@ -1,0 +1,61 @@
+"""Where a run's rows come from: each source is a typed configuration with a `prepare` method."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from rich.progress import track
+
+from comem_jax.chat import ChatFormat
+from comem_jax.config import Config
+from rl.data import Row, RowStore, load_rows, save_rows
+from rl.pocket import rows_of_seed
+
+Stores = dict[str, RowStore]
+
+
+class PocketRows(Config):
+    """Oracle runs of the pocket world: `tasks` of the train split, 200 of the validation split held out."""
+
+    source: Literal["pocket"] = "pocket"
+    tasks: int = Field(gt=0)
+    held_out: int = Field(default=200, gt=0)
+    cache: Path = Path("runs/rows")
+
+    def prepare(self, tokenizer: Path) -> tuple[Stores, Stores]:
+        """Return the (training, held-out) rows by kind, made once with the tokenizer's folder, then read from the cache."""
+        return self._split("train", self.tasks, tokenizer), self._split("validation", self.held_out, tokenizer)
+
+    def _split(self, split: str, tasks: int, tokenizer: Path) -> Stores:
+        content = b"".join((tokenizer / name).read_bytes() for name in ("tokenizer.json", "chat_template.jinja"))
+        path = self.cache / f"pocket-{split}-{tasks}-{hashlib.sha256(content).hexdigest()[:12]}.npz"
+        if not path.is_file():
+            save_rows(_make(split, tasks, tokenizer), path)
+        return load_rows(path)
+
+
+def _make(split: str, tasks: int, tokenizer: Path) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = defaultdict(list)
+    work = functools.partial(_rows_of_task, split, tokenizer=tokenizer)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        made = pool.map(work, range(tasks), chunksize=64)
+        for by_kind in track(made, f"rows ({split})", total=tasks):
+            for kind, items in by_kind.items():
+                rows[kind] += items
+    return rows
+
+
+def _rows_of_task(split: str, index: int, tokenizer: Path) -> dict[str, list[Row]]:
+    return rows_of_seed(split, index, _chat(tokenizer))
+
+
+@functools.cache
+def _chat(tokenizer: Path) -> ChatFormat:
+    return ChatFormat.load(tokenizer)
