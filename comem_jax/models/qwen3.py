@@ -64,7 +64,7 @@ class Qwen3(nnx.Module):
         mask = causal_mask(length, segment_ids)
 
         def layer(x: jax.Array, weights: Weights) -> tuple[jax.Array, None]:
-            x, _, _ = block(x, weights, self.config, rotation, lambda q, k, v: attend(q, k, v, mask))
+            x, _, _ = block(x, weights, self.config, rotation, lambda q, k, v: attend(q, k, v, mask, causal=True))
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(embed(self.embedding[...], tokens), "batch", "length", "hidden")

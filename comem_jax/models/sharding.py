@@ -93,5 +93,11 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
+def is_split(axis: str) -> bool:
+    """Return whether the mesh set by `jax.set_mesh` parts the logical `axis` among devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return prod(mesh.shape[a] for a in _mesh_axes(mesh, axis)) > 1
+
+
 def _mesh_axes(mesh: Any, axis: str) -> tuple[str, ...]:
     return tuple(a for a in RULES[axis] if a in mesh.axis_names)
