@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 READ_BYTES = 1 << 16
 POLL_SECONDS = 0.02  # how often a command whose children keep its output open is asked whether it has ended
@@ -31,6 +31,16 @@ class CommandResult:
     exit_code: int
     timed_out: bool
     seconds: float
+
+
+class Runtime(Protocol):
+    """What the tools need to run a command: the folder of the task, and a way to run one there."""
+
+    folder: Path
+
+    def run(self, command: str) -> CommandResult:
+        """Run a command in the folder."""
+        ...
 
 
 class ProcessRuntime:

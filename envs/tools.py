@@ -12,7 +12,7 @@ from typing import Any
 from comem_jax.actions import Action
 from comem_jax.errors import nearest
 from envs.editor import COMMANDS, Editor, ToolError, read_text, resolve_inside
-from envs.runtime import ProcessRuntime
+from envs.runtime import Runtime
 
 OUTPUT_LINES = 80  # of a longer output the first and the last half are shown
 OUTPUT_CHARACTERS = 20_000
@@ -82,7 +82,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {tool["function"]["name"]: tool["functi
 class RepairTools:
     """The four tools over one runtime's folder."""
 
-    def __init__(self, runtime: ProcessRuntime) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.editor = Editor(runtime.folder)
         self._tools: dict[str, Callable[..., Observation]] = {
@@ -115,7 +115,7 @@ class RepairTools:
         result = self.runtime.run(cmd)
         output = shorten(result.output.rstrip("\n")) or "[no output]"
         if result.timed_out:
-            output += f"\n[timed out after {self.runtime.timeout:g} s]"
+            output += f"\n[timed out after {round(result.seconds, 1):g} s]"
         elif result.exit_code:
             output += f"\n[exit code {result.exit_code}]"
         return Observation(output)

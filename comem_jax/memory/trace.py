@@ -1,0 +1,103 @@
+"""Every span of a run on one monotonic clock: agent calls, memory calls, environment steps and waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Lane = Literal["agent", "memory", "environment"]
+LANES: tuple[Lane, ...] = get_args(Lane)
+
+CALL = "call"  # agent lane: one call of the agent model
+WAIT = "wait"  # agent lane: the agent is held up by a summary
+SUMMARY = "summary"  # memory lane: one call of the memory model
+LAUNCH, FAILURE = "launch", "failure"  # instants of the memory lane
+SWAP, OVER_BUDGET = "swap", "over budget"  # instants of the agent lane
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that took from `begin` to `end` (seconds on the trace's clock) in one lane."""
+
+    lane: Lane
+    name: str
+    begin: float
+    end: float
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
+class Instant:
+    """Something that happened at one `time` (seconds on the trace's clock) in one lane."""
+
+    lane: Lane
+    name: str
+    time: float
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Trace:
+    """Collects the spans and instants of one run. `clock` returns seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.now = clock
+        self.spans: list[Span] = []
+        self.instants: list[Instant] = []
+
+    @contextmanager
+    def span(self, lane: Lane, name: str, **attributes: Any) -> Iterator[dict[str, Any]]:
+        """Record the time spent inside the `with` block; attributes may be added to the dictionary it gives."""
+        begin = self.now()
+        try:
+            yield attributes
+        finally:
+            self.spans.append(Span(lane, name, begin, self.now(), attributes))
+
+    def instant(self, lane: Lane, name: str, **attributes: Any) -> None:
+        """Record that something happens now."""
+        self.instants.append(Instant(lane, name, self.now(), attributes))
+
+    def seconds(self, lane: Lane, name: str) -> float:
+        """Return the total time of the spans with this lane and name."""
+        return sum(span.seconds for span in self.spans if (span.lane, span.name) == (lane, name))
+
+    def hidden_share(self) -> float | None:
+        """Return the share of the memory calls' time during which the agent did not wait; None without such time."""
+        memory = self.seconds("memory", SUMMARY)
+        if not memory:
+            return None
+        return max(0.0, (memory - self.seconds("agent", WAIT)) / memory)
+
+    def start(self) -> float:
+        """Return the time of the first event; 0 for an empty trace."""
+        return min((*(span.begin for span in self.spans), *(instant.time for instant in self.instants)), default=0.0)
+
+    def to_chrome(self) -> list[dict[str, Any]]:
+        """Return the events as Chrome trace JSON, which Perfetto opens; times are microseconds since the start."""
+        start = self.start()
+        events: list[dict[str, Any]] = [
+            {"ph": "M", "name": "thread_name", "pid": 1, "tid": _thread(lane), "args": {"name": lane}} for lane in LANES
+        ]
+        for span in sorted(self.spans, key=lambda span: span.begin):
+            times = {"ts": (span.begin - start) * 1e6, "dur": span.seconds * 1e6}
+            events.append({"ph": "X", "name": span.name, **_place(span.lane), **times, "args": span.attributes})
+        for instant in self.instants:
+            moment = {"ts": (instant.time - start) * 1e6, "s": "t", "args": instant.attributes}
+            events.append({"ph": "i", "name": instant.name, **_place(instant.lane), **moment})
+        return events
+
+
+def _place(lane: Lane) -> dict[str, Any]:
+    return {"cat": lane, "pid": 1, "tid": _thread(lane)}
+
+
+def _thread(lane: Lane) -> int:
+    return LANES.index(lane) + 1
