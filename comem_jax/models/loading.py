@@ -93,7 +93,8 @@ def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
             opened = stack.enter_context(safe_open(file, framework="numpy"))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} cannot be read as safetensors: {error}.") from error
-        tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        names = opened.keys()
+        tensors |= {name: opened.get_slice(name) for name in names}
     return tensors
 
 

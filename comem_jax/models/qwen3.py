@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from comem_jax.models.attention import attend, causal_mask
-from comem_jax.models.cache import Cache, write
+from comem_jax.models.cache import Cache, CachedAttention
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.embedding import embed
 from comem_jax.models.sharding import constrain
@@ -64,7 +64,7 @@ class Qwen3(nnx.Module):
         mask = causal_mask(length, segment_ids)
 
         def layer(x: jax.Array, weights: Weights) -> tuple[jax.Array, None]:
-            x, _, _ = block(x, weights, self.config, rotation, lambda q, k, v: attend(q, k, v, mask, causal=True))
+            x = block(x, weights, self.config, rotation, lambda q, k, v: attend(q, k, v, mask, causal=True))
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(embed(self.embedding[...], tokens), "batch", "length", "hidden")
@@ -81,28 +81,29 @@ class Qwen3(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """Run new `tokens` `[batch, T]` behind what `cache` holds, and put their keys and values in it.
 
-        Row b's tokens stand at positions `lengths[b]` to `lengths[b] + T - 1` and see the row's cached tokens before
-        `lengths[b]` and the new ones up to themselves. Tokens may be padding at the end: let `lengths` not count them
-        and the next call overwrites them. `attend` (static) says that no row of `lengths` exceeds it, so that only
-        the first `attend` places of the cache are read. Every `lengths[b] + T` must be at most the cache's length;
-        beyond it, earlier places would be overwritten.
+        Row b's tokens stand at positions `lengths[b]` to `lengths[b] + T - 1` and see the cache up to themselves.
+        Tokens may be padding at the end: let `lengths` not count them and the next call overwrites them. `attend`
+        (static) has only the first `attend` places of the cache read; it must be at least every `lengths[b]` plus
+        the row's real tokens. Every `lengths[b] + T` must be at most the cache's length: beyond it, earlier places
+        would be overwritten.
 
         Returns hidden states `[batch, T, hidden]` after the final norm, and the new cache.
         """
         reach = cache.length if attend is None else min(attend, cache.length)
-        offsets = jnp.arange(tokens.shape[1])
-        rotation = rotary(lengths[:, None] + offsets[None], self.config)
-        mask = _extension_mask(lengths, tokens.shape[1], reach)
+        positions = lengths[:, None] + jnp.arange(tokens.shape[1])
+        rotation = rotary(positions, self.config)
+        mask = jnp.arange(reach) <= positions[..., None]
 
-        def layer(x: jax.Array, scanned: tuple[Weights, jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
-            weights, keys, values = scanned
-            attention = _attention_after(keys[:, :reach], values[:, :reach], mask)
-            x, k, v = block(x, weights, self.config, rotation, attention)
-            return x, (k.astype(keys.dtype), v.astype(values.dtype))
+        def layer(carry: tuple[jax.Array, Cache], scanned: tuple[Weights, jax.Array]) -> tuple[Any, None]:
+            (x, cache), (weights, number) = carry, scanned
+            attention = CachedAttention(cache, number, lengths, mask)
+            x = block(x, weights, self.config, rotation, attention)
+            return (x, attention.cache), None
 
+        scanned = self._stacked(), jnp.arange(self.config.num_hidden_layers)
         x = embed(self.embedding[...], tokens)
-        x, (k, v) = jax.lax.scan(layer, x, (self._stacked(), cache.keys, cache.values), unroll=self._unroll())
-        return rms_norm(x, self.norm[...], self.config.rms_norm_eps), write(cache, k, v, lengths)
+        (x, cache), _ = jax.lax.scan(layer, (x, cache), scanned, unroll=self._unroll())
+        return rms_norm(x, self.norm[...], self.config.rms_norm_eps), cache
 
     def _stacked(self) -> Weights:
         return {name: param[...] for name, param in self.layers.items()}
@@ -114,8 +115,8 @@ class Qwen3(nnx.Module):
 
 def block(
     x: jax.Array, weights: Weights, config: Qwen3Config, rotation: tuple[jax.Array, jax.Array], attention: Attention
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Apply one layer to `x` `[batch, tokens, hidden]`; also return its keys and values `[batch, tokens, kv, dim]`."""
+) -> jax.Array:
+    """Apply one layer to `x` `[batch, tokens, hidden]`; `attention` gets its normed and rotated q, k and v."""
     eps = config.rms_norm_eps
     y = rms_norm(x, weights["attention_norm"], eps)
     q = jnp.einsum("bte,ehd->bthd", y, weights["q"])
@@ -127,7 +128,7 @@ def block(
     y = rms_norm(x, weights["mlp_norm"], eps)
     gate = jax.nn.silu(jnp.einsum("bte,ef->btf", y, weights["gate"]))
     up = jnp.einsum("bte,ef->btf", y, weights["up"])
-    return x + jnp.einsum("btf,fe->bte", gate * up, weights["down"]), k, v
+    return x + jnp.einsum("btf,fe->bte", gate * up, weights["down"])
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -150,23 +151,6 @@ def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     cosine, sine = (part.astype(x.dtype) for part in rotation)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-
-
-def _extension_mask(lengths: jax.Array, new: int, reach: int) -> jax.Array:
-    """Return the mask `[batch, new, reach + new]`: a row's cached tokens, then the new ones causally."""
-    batch = lengths.shape[0]
-    cached = jnp.broadcast_to((jnp.arange(reach)[None] < lengths[:, None])[:, None], (batch, new, reach))
-    return jnp.concatenate([cached, jnp.broadcast_to(causal_mask(new, None), (batch, new, new))], axis=-1)
-
-
-def _attention_after(keys: jax.Array, values: jax.Array, mask: jax.Array) -> Attention:
-    """Return attention of new tokens over cached `keys` and `values` and then themselves."""
-
-    def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        k, v = (jnp.concatenate([old.astype(new.dtype), new], axis=1) for old, new in ((keys, k), (values, v)))
-        return attend(q, k, v, mask)
-
-    return attention
 
 
 def _random(weight: Weight, rngs: nnx.Rngs, dtype: Any) -> nnx.Param[jax.Array]:

@@ -90,13 +90,14 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     for size, axis in zip(x.shape, axes, strict=True):
         found = _mesh_axes(mesh, axis)
         spec.append(found if found and size % prod(mesh.shape[a] for a in found) == 0 else None)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    placed: jax.Array = jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    return placed
 
 
 def is_split(axis: str) -> bool:
     """Return whether the mesh set by `jax.set_mesh` parts the logical `axis` among devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    return prod(mesh.shape[a] for a in _mesh_axes(mesh, axis)) > 1
+    return any(mesh.shape[a] > 1 for a in _mesh_axes(mesh, axis))
 
 
 def _mesh_axes(mesh: Any, axis: str) -> tuple[str, ...]:

@@ -24,10 +24,12 @@ class Weight:
 
     @property
     def stacked(self) -> bool:
+        """Whether the first axis counts layers."""
         return self.axes[0] == "layers"
 
     @property
     def is_norm(self) -> bool:
+        """Whether this is a norm's scale, which starts at one."""
         return self.hf.endswith("norm.weight")
 
     @property
