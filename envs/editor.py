@@ -102,7 +102,8 @@ def resolve_inside(root: Path, path: str) -> Path:
     """Return the real path of `path`, relative to `root` or absolute; raises `ToolError` where it leaves `root`."""
     try:
         file = (root / path).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a NUL
+        file.exists()  # only looking finds a name that is too long
+    except (OSError, RuntimeError, ValueError):  # or a loop of links, or a NUL
         raise ToolError(f"{path[:200]!r} is not a usable path.") from None
     if not file.is_relative_to(root):
         raise ToolError(f"{path[:200]!r} is outside the repository.")

@@ -50,7 +50,7 @@ class Instance:
 class RepairEnvironment:
     """One run's own copy of an instance, in a temporary folder that `close` removes.
 
-    `tools` are the OpenAI schemas of what `step` understands. Every method blocks; an agent loop calls them in a thread.
+    `tools` are the OpenAI schemas of what `step` understands. Every method blocks, so call it in a thread.
     """
 
     tools = TOOLS
@@ -60,7 +60,11 @@ class RepairEnvironment:
         self.task = Task(instance.id, instance.problem_statement, instance.system, instance.pins)
         self._area = Path(tempfile.mkdtemp(prefix="comem-repair-"))
         self.folder = self._area / "repo"
-        make_repository(self.folder, instance.files)
+        try:
+            make_repository(self.folder, instance.files)
+        except BaseException:
+            shutil.rmtree(self._area)
+            raise
         self._runtime = ProcessRuntime(self.folder, timeout)
         self._tools = RepairTools(self._runtime)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,17 +152,23 @@ def check_arguments(action: Action) -> dict[str, Any]:
     XML calls.
     """
     if action.tool not in _PARAMETERS:
-        raise ToolError(f"there is no tool {action.tool[:80]!r}{nearest(action.tool[:80], _PARAMETERS)}.")
+        raise ToolError(f"there is no tool {action.tool[:80]!r}{_hint(action.tool, _PARAMETERS)}")
     parameters = _PARAMETERS[action.tool]
     given = {name: value for name, value in action.arguments.items() if value is not None}
     for name in given:
         if name not in parameters["properties"]:
-            hint = nearest(name[:80], parameters["properties"])
-            raise ToolError(f"{action.tool} has no argument {name[:80]!r}{hint}.")
+            hint = _hint(name, parameters["properties"])
+            raise ToolError(f"{action.tool} has no argument {name[:80]!r}{hint}")
     for name in parameters["required"]:
         if name not in given:
             raise ToolError(f"{action.tool} needs the argument {name!r}.")
     return {name: _value(action.tool, name, value, parameters["properties"][name]) for name, value in given.items()}
+
+
+def _hint(name: str, valid: Iterable[str]) -> str:
+    """Return the end of a sentence that names what would be right."""
+    hint = nearest(name[:80], valid)
+    return hint if hint.endswith("?") else hint + "."
 
 
 def _value(tool: str, name: str, value: Any, schema: dict[str, Any]) -> Any:
@@ -172,7 +178,7 @@ def _value(tool: str, name: str, value: Any, schema: dict[str, Any]) -> Any:
     if not _FITS[kind](value):
         raise ToolError(f"the argument {name!r} of {tool} must be {_KINDS[kind]}.")
     if "enum" in schema and value not in schema["enum"]:
-        raise ToolError(f"{tool} has no {name} {value[:80]!r}{nearest(value[:80], schema['enum'])}.")
+        raise ToolError(f"{tool} has no {name} {value[:80]!r}{_hint(value, schema['enum'])}")
     return value
 
 

@@ -1,0 +1,152 @@
+"""The process runtime, with real shells and real trees of processes."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from envs.runtime import ProcessRuntime
+
+
+@pytest.fixture
+def runtime(tmp_path: Path):
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    with ProcessRuntime(folder, timeout=10.0, output_limit=10_000) as runtime:
+        yield runtime
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; one that is dead but not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pid: int, seconds: float = 2.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not alive(pid)
+
+
+def test_runs_in_its_folder_and_merges_the_outputs(runtime):
+    result = runtime.run("pwd; echo error >&2; exit 3")
+    assert result.output == f"{runtime.folder}\nerror\n"
+    assert (result.exit_code, result.timed_out) == (3, False)
+    assert 0 < result.seconds < 5
+
+
+def test_a_command_reads_no_input(runtime):
+    assert runtime.run("cat; echo end").output == "end\n"
+
+
+def test_nothing_is_inherited_but_the_projects_python_comes_first(runtime, monkeypatch):
+    monkeypatch.setenv("SECRET_KEY", "hunter2")
+    names = {line.partition("=")[0] for line in runtime.run("env").output.splitlines()}
+    assert "SECRET_KEY" not in names
+    assert names <= {*runtime._environment, "PWD", "SHLVL", "_", "OLDPWD"}
+    assert runtime.run("python -c 'import sys; print(sys.prefix)'").output.strip() == sys.prefix
+    assert runtime.run("python -m pytest --version").exit_code == 0
+
+
+def test_home_and_temporary_files_are_the_tasks_own_and_go_with_it(runtime):
+    output = runtime.run("touch $HOME/a && mktemp && python -c 'import tempfile; print(tempfile.gettempdir())'").output
+    assert all(line.startswith(str(runtime.scratch)) for line in output.splitlines())
+    runtime.close()
+    assert not runtime.scratch.exists()
+    assert runtime.folder.exists()
+
+
+def test_a_slow_command_is_killed_with_its_whole_tree(runtime):
+    command = "bash -c 'sleep 60 & echo $!; sleep 60 & echo $!; wait' & echo $!; echo $$; wait"
+    result = runtime.run(command, timeout=0.4)
+    assert result.timed_out
+    assert result.exit_code == 124
+    assert result.seconds < 3
+    pids = [int(line) for line in result.output.split()]
+    assert len(pids) == 4
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_process_that_left_the_group_is_killed_after_a_timeout(runtime):
+    result = runtime.run("setsid sleep 60 & echo $!; sleep 60", timeout=0.4)
+    assert result.timed_out
+    assert gone(int(result.output))
+
+
+def test_a_process_that_left_the_group_is_killed_at_the_end(runtime):
+    pid = int(runtime.run("setsid sleep 60 >/dev/null & sleep 0.1; echo $!").output)
+    assert alive(pid)
+    runtime.close()
+    assert gone(pid)
+
+
+def test_a_process_of_someone_else_is_left_alone(runtime, tmp_path):
+    with ProcessRuntime(tmp_path) as other:
+        pid = int(other.run("setsid sleep 60 >/dev/null & sleep 0.1; echo $!").output)
+        runtime.run("sleep 60", timeout=0.2)
+        runtime.close()
+        assert alive(pid)
+    assert gone(pid)
+
+
+def test_a_background_process_holds_nothing_up_and_does_not_outlive_its_command(runtime):
+    result = runtime.run("sleep 60 & echo $!")
+    assert result.seconds < 3
+    assert not result.timed_out
+    assert gone(int(result.output))
+
+
+def test_a_command_that_closed_its_output_still_times_out(runtime):
+    result = runtime.run("exec >&- 2>&-; sleep 60", timeout=0.3)
+    assert result.timed_out
+    assert result.seconds < 3
+
+
+def test_endless_output_is_bounded(runtime):
+    result = runtime.run("echo first; yes", timeout=0.5)
+    assert result.timed_out
+    assert result.output.startswith("first\ny\n")
+    assert "bytes left out]" in result.output
+    assert len(result.output) < 10_100
+
+
+def test_the_last_words_of_a_long_output_are_kept(runtime):
+    result = runtime.run("echo first; head -c 200000 /dev/zero | tr '\\0' x; echo; echo last")
+    assert result.output.startswith("first\nxxx")
+    assert result.output.endswith("x\nlast\n")
+    assert "[190012 bytes left out]" in result.output
+
+
+def test_an_output_within_the_limit_is_whole(runtime):
+    assert runtime.run("head -c 10000 /dev/zero | tr '\\0' x").output == "x" * 10_000
+
+
+def test_binary_output_becomes_text(runtime):
+    result = runtime.run("printf 'a\\000b\\377c\\n'; head -c 1000 /dev/urandom")
+    assert result.output.startswith("a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c\n")
+    assert "\0" not in result.output
+    result.output.encode()
+
+
+def test_a_killed_command_has_the_shells_exit_code(runtime):
+    assert runtime.run("kill -9 $$").exit_code == 128 + signal.SIGKILL
+
+
+def test_no_file_descriptor_leaks(runtime):
+    runtime.run("true")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        runtime.run("echo; sleep 0.01 & true")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_that_is_gone_is_an_os_error(runtime):
+    runtime.folder.rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        runtime.run("true")
