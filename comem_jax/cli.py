@@ -6,9 +6,7 @@ A command module has `HELP` (one line), `EXAMPLE` (one command line), `add_argum
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
-import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -31,13 +29,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the fault as a `UserError`."""
-        unknown = re.match(r"unrecognized arguments: (\S+)", message)
-        if unknown:
-            options = [option for action in self._actions for option in action.option_strings]
-            close = difflib.get_close_matches(unknown.group(1), options, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"see '{self.prog} --help'"
-            raise UserError(f"no option {unknown.group(1)!r}; {hint}")
         raise UserError(f"{message}; see '{self.prog} --help'")
+
+    def check_options(self, words: Sequence[str]) -> None:
+        """Raise a `UserError` for the first option there is none of, with the nearest one there is."""
+        options = [option for action in self._actions for option in action.option_strings]
+        for word in words:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in options:
+                raise UserError(f"no option {name!r}{nearest(name, options)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +72,7 @@ def _dispatch(words: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    parser.check_options(words[1:])
     return int(module.run(parser.parse_intermixed_args(words[1:])))
 
 

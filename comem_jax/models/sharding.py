@@ -72,6 +72,8 @@ def shardings(state: Any, mesh: Mesh) -> Any:
     def place(path: tuple[Any, ...], leaf: Any) -> Any:
         if not isinstance(leaf, nnx.Variable):
             return NamedSharding(mesh, PartitionSpec())
+        if not jax.tree.leaves(leaf):  # a parameter that this part of an optimiser leaves out
+            return leaf
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         return leaf.replace(weight_sharding(mesh, name, leaf.shape, leaf.get_metadata("axes")))
 
