@@ -1,0 +1,198 @@
+"""OpenAI answers, whole and streamed, from what the scheduler hands out."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from comem_jax.actions import Action
+from serving.replies import Piece, ReplyParser
+from serving.scheduler import Output
+from serving.text import TokenBytes
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Part:
+    """What one output adds to a choice: a piece of the reply and the log-probabilities of its tokens."""
+
+    piece: Piece
+    logprobs: list[Json]
+    first: bool
+    calls_before: int
+
+    def __bool__(self) -> bool:
+        return bool(self.piece or self.logprobs)
+
+
+@dataclass
+class Choice:
+    """One answer under way: what has come of it so far. `parser` is None where text is not looked into."""
+
+    index: int
+    parser: ReplyParser | None = None
+    content: str = ""
+    reasoning: str = ""
+    actions: list[Action] = field(default_factory=list)
+    logprobs: list[Json] = field(default_factory=list)
+    tokens: int = 0
+    cached: int = 0
+    finish: str | None = None
+
+    def take(self, output: Output, tokens: TokenBytes) -> Part:
+        """Add an output, and return what it adds."""
+        piece = Piece(output.text) if self.parser is None else _parse(self.parser, output)
+        part = Part(piece, _entries(output, tokens), self.tokens == 0, len(self.actions))
+        self.content += piece.content
+        self.reasoning += piece.reasoning
+        self.actions += piece.actions
+        self.logprobs += part.logprobs
+        self.tokens += output.tokens
+        self.cached = output.cached
+        self.finish = "tool_calls" if self.actions and output.finish == "stop" else output.finish
+        return part
+
+
+class ChatForm:
+    """Choices of `/v1/chat/completions`; `tools` says whether tool calls are read out of the text."""
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, tools: bool = False) -> None:
+        self._tools = tools
+
+    def new_choice(self, index: int) -> Choice:
+        """Return an empty choice."""
+        return Choice(index, ReplyParser(self._tools))
+
+    def delta(self, choice: Choice, part: Part) -> Json:
+        """Return a choice of a streamed chunk."""
+        delta: Json = {"role": "assistant", "content": ""} if part.first else {}
+        if part.piece.content:
+            delta["content"] = part.piece.content
+        if part.piece.reasoning:
+            delta["reasoning_content"] = part.piece.reasoning
+        if part.piece.actions:
+            calls = _calls(part.piece.actions)
+            delta["tool_calls"] = [{"index": part.calls_before + i} | call for i, call in enumerate(calls)]
+        return _choice(choice, "delta", delta, _chat_logprobs(part.logprobs))
+
+    def whole(self, choice: Choice) -> Json:
+        """Return the choice of a finished answer."""
+        message: Json = {"role": "assistant", "content": choice.content, "refusal": None}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
+        if choice.actions:
+            message |= {"content": choice.content or None, "tool_calls": _calls(choice.actions)}
+        return _choice(choice, "message", message, _chat_logprobs(choice.logprobs))
+
+
+class TextForm:
+    """Choices of `/v1/completions`."""
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def new_choice(self, index: int) -> Choice:
+        """Return an empty choice."""
+        return Choice(index)
+
+    def delta(self, choice: Choice, part: Part) -> Json:
+        """Return a choice of a streamed chunk."""
+        earlier = choice.logprobs[: len(choice.logprobs) - len(part.logprobs)]
+        offset = sum(len(entry["token"]) for entry in earlier)
+        return _choice(choice, "text", part.piece.content, _text_logprobs(part.logprobs, offset))
+
+    def whole(self, choice: Choice) -> Json:
+        """Return the choice of a finished answer."""
+        return _choice(choice, "text", choice.content, _text_logprobs(choice.logprobs, 0))
+
+
+class Answer:
+    """The answer to one HTTP request: its choices, `per_prompt` of them for each prompt in turn, and its usage."""
+
+    def __init__(self, form: ChatForm | TextForm, model: str, prompts: list[int], per_prompt: int) -> None:
+        self._form = form
+        self._prompts = prompts  # their lengths in tokens
+        self._per_prompt = per_prompt
+        self._head = {"id": f"{form.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._choices = [form.new_choice(index) for index in range(len(prompts) * per_prompt)]
+
+    def take(self, index: int, output: Output, tokens: TokenBytes) -> Json | None:
+        """Add an output to a choice; returns the streamed chunk, or None where there is nothing to say yet."""
+        choice = self._choices[index]
+        part = choice.take(output, tokens)
+        if not part and not part.first and not output.last:
+            return None
+        return self._chunk([self._form.delta(choice, part)])
+
+    def whole(self) -> Json:
+        """Return the finished answer."""
+        choices = [self._form.whole(choice) for choice in self._choices]
+        return self._head | {"object": self._form.kind, "choices": choices, "usage": self.usage()}
+
+    def usage_chunk(self) -> Json:
+        """Return the last chunk of a stream that includes its usage."""
+        return self._chunk([]) | {"usage": self.usage()}
+
+    def usage(self) -> Json:
+        """Return the tokens used; a prompt counts once, as it was found for the first of its choices."""
+        prompt, completion = sum(self._prompts), sum(choice.tokens for choice in self._choices)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(one.cached for one in self._choices[:: self._per_prompt])},
+        }
+
+    def _chunk(self, choices: list[Json]) -> Json:
+        return self._head | {"object": self._form.chunk_kind, "choices": choices}
+
+
+def _parse(parser: ReplyParser, output: Output) -> Piece:
+    piece = parser.push(output.text)
+    if not output.last:
+        return piece
+    end = parser.finish()
+    return Piece(piece.content + end.content, piece.reasoning + end.reasoning, piece.actions + end.actions)
+
+
+def _calls(actions: Iterable[Action]) -> list[Json]:
+    return [action.to_call(f"call_{uuid.uuid4().hex[:24]}") for action in actions]
+
+
+def _choice(choice: Choice, key: str, value: Any, logprobs: Json | None) -> Json:
+    return {"index": choice.index, key: value, "logprobs": logprobs, "finish_reason": choice.finish}
+
+
+def _entries(output: Output, tokens: TokenBytes) -> list[Json]:
+    def entry(token: int, logprob: float) -> Json:
+        name = tokens.name_of(token)
+        return {"token": name.decode(errors="replace"), "logprob": logprob, "bytes": list(name)}
+
+    return [
+        entry(token, logprob) | {"top_logprobs": [entry(*one) for one in top]}
+        for token, logprob, top in zip(output.ids, output.logprobs, output.top, strict=True)
+    ]
+
+
+def _chat_logprobs(entries: list[Json]) -> Json | None:
+    return {"content": entries, "refusal": None} if entries else None
+
+
+def _text_logprobs(entries: list[Json], offset: int) -> Json | None:
+    if not entries:
+        return None
+    offsets = []
+    for entry in entries:
+        offsets.append(offset)
+        offset += len(entry["token"])
+    return {
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,225 @@
+"""The OpenAI bodies: what a request may say, and the shape of an error.
+
+A field we do not know is ignored where it cannot change the answer (`user`, `metadata`, a speed hint) and refused where
+it would (`response_format`, `logit_bias`, …): an answer that silently is not what was asked for helps nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 128
+
+# Fields of the OpenAI and vLLM protocols that change the answer, each with the values that leave it as it is.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "chat_template": (None,),
+    "chat_template_kwargs": (None, {}),
+    "echo": (None, False),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none", "auto"),
+    "functions": (None, []),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "logit_bias": (None, {}),
+    "min_p": (None, 0),
+    "min_tokens": (None, 0),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True),
+    "presence_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "response_format": (None, {"type": "text"}),
+    "stop_token_ids": (None, []),
+    "structured_outputs": (None,),
+    "suffix": (None, ""),
+    "top_k": (None, 0, -1),
+    "web_search_options": (None,),
+}
+
+
+class ApiError(Exception):
+    """An answer that is an OpenAI error object. `kind` is its `type`, `param` the field of the body that is wrong."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the answer."""
+
+    include_usage: bool = False
+
+
+class Sampling(BaseModel):
+    """The fields that chat and plain completions share."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    seed: int | None = None
+    stop: list[str] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+
+    @field_validator("temperature", "top_p", "n", "stream", "ignore_eos", mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any, info: Any) -> Any:
+        return cls.model_fields[info.field_name].default if value is None else value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [] if value is None else [value] if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("a stop string must not be empty")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> Sampling:
+        for name, value in (self.model_extra or {}).items():
+            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+                raise ValueError(f"{name} is not supported by this server")
+        return self
+
+
+class Message(BaseModel):
+    """One message of a chat; `tool_calls` and `tool_call_id` are as in the OpenAI protocol."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None = None
+    reasoning_content: str | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_parts(cls, value: Any) -> Any:
+        """Join a list of text parts; anything but text is refused."""
+        if not isinstance(value, list):
+            return value
+        if any(not isinstance(part, dict) or not isinstance(part.get("text"), str) for part in value):
+            raise ValueError("only parts of type text are supported in content")
+        return "".join(part["text"] for part in value)
+
+    def for_template(self) -> dict[str, Any]:
+        """Return the message as chat templates read it."""
+        message = self.model_dump(exclude_none=True)
+        message["role"] = "system" if self.role == "developer" else self.role
+        return message | {"content": self.content or ""}
+
+
+class CalledFunction(BaseModel):
+    """The function of a tool call; `arguments` is JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(BaseModel):
+    """A tool call of an earlier assistant message."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class FunctionSchema(BaseModel):
+    """A tool's name, description and JSON schema."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class Tool(BaseModel):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionSchema
+
+
+class ChatRequest(Sampling):
+    """Body of `POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: list[Tool] = []
+    tool_choice: Literal["none", "auto"] = "auto"
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
+
+    @field_validator("tools", "tool_choice", "logprobs", "top_logprobs", mode="before")
+    @classmethod
+    def _null_means_default(cls, value: Any, info: Any) -> Any:
+        return cls.model_fields[info.field_name].default if value is None else value
+
+    @model_validator(mode="after")
+    def _logprobs_for_top(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
+    def limit(self) -> int | None:
+        """Return the most tokens to generate, if the request says."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def top(self) -> int | None:
+        """Return how many alternatives to report for each token; None for no log-probabilities at all."""
+        return self.top_logprobs if self.logprobs else None
+
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+
+
+class CompletionRequest(Sampling):
+    """Body of `POST /v1/completions`. `prompt` is a text or token ids, or a list of either."""
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[Annotated[str, Field(strict=True)]], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    def limit(self) -> int:
+        """Return the most tokens to generate: 16 where the request does not say, as OpenAI has it."""
+        return self.max_tokens or 16
+
+    def top(self) -> int | None:
+        """Return how many alternatives to report for each token; None for no log-probabilities at all."""
+        return self.logprobs
+
+    def prompts(self) -> list[str | list[int]]:
+        """Return the prompts one by one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
