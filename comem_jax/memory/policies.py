@@ -249,6 +249,8 @@ class SummaryPolicy(FullPolicy):
             with self.trace.span("memory", SUMMARY, coverage=coverage) as attributes:
                 summary = await self.summarizer.summarize(self.history.task, steps, coverage, self._base)
                 attributes["tokens"] = summary.tokens
+            if self._ready is not None and self.schedule == "paper":
+                self._swap(self._ready)  # by now it may be used, and this one not yet
             self._ready = summary
         except SummaryError as error:
             self.trace.instant("memory", FAILURE, coverage=coverage, reason=error.reason)

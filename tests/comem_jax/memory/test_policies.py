@@ -1,0 +1,438 @@
+"""The policies' contract, on a simulated clock with simulated memory models that are slow, fail and come back."""
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from comem_jax.actions import Action
+from comem_jax.errors import UserError
+from comem_jax.memory.history import Step, Summary, Task
+from comem_jax.memory.policies import PolicyConfig, make_policy
+from comem_jax.memory.prompt import OMITTED_OBSERVATION, OMITTED_STEPS, agent_messages
+from comem_jax.memory.prompt import View as PromptView
+from comem_jax.memory.summarizer import SummaryError
+from comem_jax.memory.trace import FAILURE, LAUNCH, OVER_BUDGET, SUMMARY, SWAP, WAIT, Trace
+from tests.comem_jax.memory.virtual_time import simulate
+
+TASK = Task("t", "Mend it.\nKeep the tests.", "You repair.", ("never touch setup.py", "no new files"))
+HEAD = [
+    {"role": "system", "content": "You repair."},
+    {
+        "role": "user",
+        "content": "Mend it.\nKeep the tests.\nConstraint: never touch setup.py\nConstraint: no new files",
+    },
+]
+
+
+def a_step(index: int, called: bool = True) -> Step:
+    action = Action("search", {"search_term": f"term {index}"}) if called else None
+    return Step(index, f"thought {index}.", action, f"observation {index}.")
+
+
+def count_tokens(messages) -> int:
+    return sum(len(str(message.get("content") or "")) for message in messages)
+
+
+@dataclass
+class Writer:
+    """A memory model with scripted seconds and failures; it checks what it is given."""
+
+    seconds: list[float]
+    failing: list[bool]
+    loop: asyncio.AbstractEventLoop
+    finished: list[tuple[float, int]] = field(default_factory=list)  # (time, coverage) of the good ones
+    calls: list[tuple[int, int]] = field(default_factory=list)  # (coverage of the base, coverage)
+    busy: bool = False
+
+    async def summarize(self, task, steps, coverage, base=None):
+        assert not self.busy, "two summaries in flight"
+        assert task == TASK
+        start = base.coverage if base else 0
+        assert [step.index for step in steps] == list(range(start + 1, coverage + 1))
+        number = len(self.calls)
+        self.calls.append((start, coverage))
+        self.busy = True
+        try:
+            await asyncio.sleep(self.seconds[number % len(self.seconds)])
+        finally:
+            self.busy = False
+        if self.failing[number % len(self.failing)]:
+            raise SummaryError("scripted")
+        self.finished.append((self.loop.time(), coverage))
+        return Summary(f"S{coverage}.", coverage, tokens=7)
+
+
+@dataclass
+class Prompt:
+    """One prompt as the simulated agent saw it: `steps` had finished, and it took `waited` seconds to come."""
+
+    steps: int
+    messages: list
+    staleness: int
+    asked: float
+    waited: float
+
+    @property
+    def coverage(self) -> int:
+        contents = [str(message["content"]) for message in self.messages]
+        found = [re.search(r"S(\d+)\.\Z", text) for text in contents if text.startswith("Summary of")]
+        return int(found[0].group(1)) if found else 0
+
+    @property
+    def raw(self) -> list[int]:
+        return [
+            int(m["content"].split()[1][:-1]) for m in self.messages if str(m["content"]).startswith("observation ")
+        ]
+
+
+@dataclass
+class Simulation:
+    prompts: list[Prompt]
+    trace: Trace
+    writer: Writer
+    wall: float
+
+    def names(self, name: str) -> list[int]:
+        return [instant.attributes.get("coverage") for instant in self.trace.instants if instant.name == name]
+
+
+def run(
+    config: PolicyConfig,
+    steps: int = 12,
+    *,
+    agent=(1.0,),
+    environment=(1.0,),
+    memory=(1.0,),
+    failing=(False,),
+    uncalled=frozenset(),
+) -> Simulation:
+    """Simulate a run whose agent, environment and memory calls take the given seconds, over and over."""
+
+    async def main(loop) -> Simulation:
+        trace, prompts = Trace(loop.time), []
+        writer = Writer(list(memory), list(failing), loop)
+        policy = make_policy(config, writer, count_tokens, trace)
+        policy.start(TASK)
+        for index in range(1, steps + 1):
+            asked = loop.time()
+            messages = await policy.messages(steps - index + 1)
+            prompts.append(Prompt(index - 1, messages, policy.staleness, asked, loop.time() - asked))
+            assert messages == agent_messages(policy.view)
+            await asyncio.sleep(agent[index % len(agent)])
+            await asyncio.sleep(environment[index % len(environment)])
+            if index < steps:
+                policy.add(a_step(index, index not in uncalled))
+        await policy.close()
+        return Simulation(prompts, trace, writer, loop.time())
+
+    return simulate(main)
+
+
+def check_contract(simulation: Simulation, total: int, volatile_below: int) -> None:
+    """What holds of every prompt of every summarizing policy."""
+    last = 0
+    for prompt in simulation.prompts:
+        assert prompt.messages[:2] == HEAD
+        assert prompt.coverage >= last, "coverage went back"
+        last = prompt.coverage
+        assert prompt.raw == list(range(prompt.coverage + 1, prompt.steps + 1)), "a step is nowhere or twice"
+        assert prompt.staleness == len(prompt.raw)
+        check_pairs(prompt.messages)
+        remaining = total - prompt.steps
+        shown = prompt.messages[-1]["content"] == f"Steps remaining: {remaining}"
+        assert shown == (remaining <= volatile_below)
+
+
+def check_pairs(messages) -> None:
+    for message, following in zip(messages, [*messages[1:], None], strict=True):
+        if message.get("tool_calls"):
+            assert following["tool_call_id"] == message["tool_calls"][0]["id"]
+        if message["role"] == "tool":
+            assert message["tool_call_id"]
+    calls = [call["id"] for message in messages for call in message.get("tool_calls", ())]
+    assert calls == [message["tool_call_id"] for message in messages if message["role"] == "tool"]
+
+
+durations = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0, 3.7, 9.0]), min_size=1, max_size=7).map(tuple)
+failures = st.lists(st.booleans(), min_size=1, max_size=5).map(tuple)
+numbers = st.frozensets(st.integers(1, 20), max_size=5)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    name=st.sampled_from(["sync", "comem"]),
+    schedule=st.sampled_from(["paper", "freshest"]),
+    k=st.integers(1, 5),
+    budget=st.one_of(st.none(), st.integers(100, 400)),
+    memory_budget=st.one_of(st.none(), st.integers(150, 500)),
+    volatile=st.integers(0, 6),
+    steps=st.integers(1, 20),
+    agent=durations,
+    environment=durations,
+    memory=durations,
+    failing=failures,
+    uncalled=numbers,
+)
+def test_the_contract_under_any_timing(
+    *, name, schedule, k, budget, memory_budget, volatile, steps, failing, uncalled, **timing
+):
+    config = PolicyConfig(
+        name=name,
+        schedule=schedule,
+        k=k,
+        budget_tokens=budget,
+        memory_budget_tokens=memory_budget,
+        volatile_below=volatile,
+    )
+    simulation = run(config, steps, failing=failing, uncalled=uncalled, **timing)
+    check_contract(simulation, steps, volatile)
+    check_bound(simulation, config, any(failing))
+    check_records(simulation)
+
+
+def check_bound(simulation: Simulation, config: PolicyConfig, failing: bool) -> None:
+    """The tail is bounded by tokens; only a summary that fails, or a head that is too long by itself, breaks it."""
+    over = [p for p in simulation.prompts if config.budget_tokens and count_tokens(p.messages) > config.budget_tokens]
+    assert failing or not any(prompt.raw for prompt in over)
+    recorded = simulation.names(OVER_BUDGET)
+    assert len(recorded) <= len(over)
+    assert len([prompt for prompt in over if prompt.raw]) <= len(recorded)
+
+
+def check_records(simulation: Simulation) -> None:
+    trace = simulation.trace
+    waits = [span.seconds for span in trace.spans if (span.lane, span.name) == ("agent", WAIT)]
+    assert sum(waits) == pytest.approx(sum(prompt.waited for prompt in simulation.prompts))
+    calls = [span for span in trace.spans if (span.lane, span.name) == ("memory", SUMMARY)]
+    assert len(calls) == len(simulation.writer.calls) <= len(simulation.names(LAUNCH))
+    coverages = [prompt.coverage for prompt in simulation.prompts]
+    swaps = [coverage for coverage in simulation.names(SWAP) if coverage in coverages]
+    assert swaps == sorted(set(coverages) - {0})
+    assert len(simulation.writer.finished) + len(simulation.names(FAILURE)) <= len(calls)
+    share = trace.hidden_share()
+    assert share is None or 0 <= share <= 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    k=st.integers(1, 5),
+    budget=st.one_of(st.none(), st.integers(150, 600)),
+    agent=durations,
+    environment=durations,
+    memory=durations,
+    failing=failures,
+)
+def test_freshest_uses_the_newest_and_waits_for_the_bound_alone(*, k, budget, agent, environment, memory, failing):
+    config = PolicyConfig(name="comem", schedule="freshest", k=k, budget_tokens=budget, volatile_below=0)
+    simulation = run(config, 16, agent=agent, environment=environment, memory=memory, failing=failing)
+    for prompt in simulation.prompts:
+        before = [coverage for time, coverage in simulation.writer.finished if time < prompt.asked]
+        newest = max(before, default=0)
+        assert prompt.coverage >= newest
+        if prompt.waited:
+            assert budget is not None
+            at_once = [coverage for time, coverage in simulation.writer.finished if time <= prompt.asked]
+            assert any(tail_tokens(coverage, prompt.steps) > budget for coverage in {newest, *at_once[-1:]})
+    if budget is None:
+        busy = sum(agent[i % len(agent)] + environment[i % len(environment)] for i in range(1, 17))
+        assert simulation.wall == pytest.approx(busy)
+
+
+def tail_tokens(coverage: int, steps: int) -> int:
+    summary = Summary(f"S{coverage}.", coverage) if coverage else None
+    return count_tokens(agent_messages(PromptView(TASK, [a_step(i) for i in range(coverage + 1, steps + 1)], summary)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(k=st.integers(1, 5), agent=durations, environment=durations, memory=durations)
+def test_staleness_is_bounded_where_the_schedule_joins(k, **timing):
+    paper = run(PolicyConfig(name="comem", schedule="paper", k=k), 16, **timing)
+    assert max(prompt.staleness for prompt in paper.prompts) <= k
+    sync = run(PolicyConfig(name="sync", k=k), 16, **timing)
+    assert max(prompt.staleness for prompt in sync.prompts) < k or k > 15
+
+
+def coverages(simulation: Simulation) -> list[int]:
+    return [prompt.coverage for prompt in simulation.prompts]
+
+
+def waits(simulation: Simulation) -> list[float]:
+    return [prompt.waited for prompt in simulation.prompts]
+
+
+def test_sync_waits_every_k_steps_on_the_critical_path():
+    simulation = run(PolicyConfig(name="sync", k=2), 6, memory=(5.0,))
+    assert coverages(simulation) == [0, 0, 2, 2, 4, 4]
+    assert waits(simulation) == [0, 0, 5, 0, 5, 0]
+    assert simulation.wall == 6 * 2 + 2 * 5
+    assert simulation.trace.hidden_share() == 0
+
+
+def test_paper_joins_one_step_later():
+    simulation = run(PolicyConfig(name="comem", schedule="paper", k=2), 7, memory=(5.0,))
+    assert coverages(simulation) == [0, 0, 0, 2, 2, 4, 4]
+    assert waits(simulation) == [0, 0, 0, 3, 0, 3, 0]
+    quick = run(PolicyConfig(name="comem", schedule="paper", k=2), 7, memory=(0.1,))
+    assert coverages(quick) == [0, 0, 0, 2, 2, 4, 4]
+    assert waits(quick) == [0] * 7
+    assert quick.trace.hidden_share() == 1
+
+
+def test_paper_with_k_1():
+    assert coverages(run(PolicyConfig(name="comem", schedule="paper", k=1), 6, memory=(5.0,))) == [0, 0, 1, 2, 3, 4]
+
+
+def test_freshest_uses_a_summary_as_soon_as_it_is_there():
+    quick = run(PolicyConfig(name="comem", k=2), 7, memory=(0.5,), environment=(1.0,))
+    assert coverages(quick) == [0, 0, 0, 2, 2, 4, 4]
+    assert quick.names(LAUNCH) == [2, 4, 6]
+    slow = run(PolicyConfig(name="comem", k=2), 9, memory=(5.5,))
+    assert slow.names(LAUNCH) == [2, 4, 7]  # the one due at 4 follows the first at once, and sees every step by then
+    assert coverages(slow) == [0, 0, 0, 0, 0, 2, 2, 2, 4]
+    assert waits(slow) == [0] * 9
+
+
+def test_a_failure_keeps_the_last_good_summary_and_the_next_launch_tries_again():
+    for name, expected in {"sync": [0, 0, 2, 2, 2, 2, 6, 6], "comem": [0, 0, 0, 2, 2, 2, 2, 6]}.items():
+        config = PolicyConfig(name=name, k=2)
+        simulation = run(config, 8, memory=(0.5,), failing=(False, True, False))
+        assert coverages(simulation) == expected
+        assert simulation.names(FAILURE) == [4]
+        assert simulation.trace.instants[-1].attributes.get("reason") in (None, "scripted")
+
+
+def test_the_token_bound_makes_freshest_wait_for_the_summary_in_flight():
+    config = PolicyConfig(name="comem", k=2, budget_tokens=240, volatile_below=0)
+    simulation = run(config, 9, memory=(6.5,))
+    assert max(waits(simulation)) > 0
+    assert max(count_tokens(prompt.messages) for prompt in simulation.prompts) <= 240
+    assert run(config, 9, memory=(0.5,)).wall == 18
+
+
+def test_a_prompt_over_its_bound_goes_out_rather_than_lose_a_step():
+    config = PolicyConfig(name="comem", k=2, budget_tokens=150, volatile_below=0)
+    simulation = run(config, 8, failing=(True,))
+    assert simulation.names(OVER_BUDGET)
+    assert simulation.prompts[-1].raw == list(range(1, 8))
+
+
+def test_a_long_history_is_rebased_and_grows_at_its_end_in_between():
+    simulation = run(PolicyConfig(name="comem", k=1, memory_budget_tokens=350), 16, memory=(0.5,))
+    bases = [base for base, _ in simulation.writer.calls]
+    assert bases == sorted(bases)
+    assert 1 < len(set(bases)) < len(bases) / 2
+    unbounded = run(PolicyConfig(name="comem", k=1), 16, memory=(0.5,))
+    assert {base for base, _ in unbounded.writer.calls} == {0}
+
+
+def test_closing_cancels_the_summary_in_flight():
+    simulation = run(PolicyConfig(name="comem", k=2), 4, memory=(1000.0,))
+    assert simulation.wall == 8
+    assert simulation.writer.finished == []
+    assert not simulation.writer.busy
+
+
+def test_a_cancelled_wait_leaves_the_summary_running():
+    async def main(loop):
+        writer = Writer([5.0], [False], loop)
+        policy = make_policy(PolicyConfig(name="sync", k=1), writer, count_tokens, Trace(loop.time))
+        policy.start(TASK)
+        policy.add(a_step(1))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(policy.messages(), 1.0)
+        await asyncio.sleep(10)
+        assert writer.finished == [(5.0, 1)]
+        await policy.close()
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("schedule", ["paper", "freshest"])
+def test_a_bug_in_the_background_is_not_swallowed(schedule):
+    class Broken:
+        async def summarize(self, *_):
+            raise ZeroDivisionError
+
+    async def main(loop):
+        config = PolicyConfig(name="comem", schedule=schedule, k=1)
+        policy = make_policy(config, Broken(), count_tokens, Trace(loop.time))
+        policy.start(TASK)
+        policy.add(a_step(1))
+        await asyncio.sleep(1)
+        with pytest.raises(ZeroDivisionError):
+            await policy.messages()
+        await policy.close()
+
+    simulate(main)
+
+
+def test_full_shows_everything():
+    simulation = run(PolicyConfig(name="full"), 8, uncalled=frozenset({3}))
+    for prompt in simulation.prompts:
+        assert prompt.raw == list(range(1, prompt.steps + 1))
+        assert prompt.messages[:2] == HEAD
+        check_pairs(prompt.messages)
+        assert prompt.staleness == prompt.steps
+    assert simulation.writer.calls == []
+    assert simulation.trace.hidden_share() is None
+
+
+@given(keep=st.integers(1, 6), steps=st.integers(1, 12))
+def test_mask_keeps_every_call_and_the_last_observations(keep, steps):
+    for prompt in run(PolicyConfig(name="mask", keep=keep), steps).prompts:
+        assert prompt.raw == list(range(max(1, prompt.steps - keep + 1), prompt.steps + 1))
+        contents = [message["content"] for message in prompt.messages]
+        assert contents.count(OMITTED_OBSERVATION) == max(0, prompt.steps - keep)
+        assert [text for text in contents if text.startswith("thought")] == [
+            f"thought {index}." for index in range(1, prompt.steps + 1)
+        ]
+        check_pairs(prompt.messages)
+
+
+@settings(deadline=None)
+@given(budget=st.integers(1, 600), steps=st.integers(1, 14), volatile=st.integers(0, 5))
+def test_window_shows_as_many_whole_steps_as_fit(budget, steps, volatile):
+    config = PolicyConfig(name="window", budget_tokens=budget, volatile_below=volatile)
+    for prompt in run(config, steps).prompts:
+        shown = prompt.raw
+        assert shown == list(range(prompt.steps - len(shown) + 1, prompt.steps + 1))
+        assert prompt.messages[:2] == HEAD
+        check_pairs(prompt.messages)
+        remaining = steps - prompt.steps
+        text = f"Steps remaining: {remaining}" if remaining <= volatile else None
+        omitted = len(shown) < prompt.steps
+        assert (OMITTED_STEPS in [message["content"] for message in prompt.messages]) == omitted
+        assert not shown or count_tokens(prompt.messages) <= budget
+        if omitted:
+            more = [a_step(index) for index in range(prompt.steps - len(shown), prompt.steps + 1)]
+            larger = PromptView(TASK, more, omitted=len(more) < prompt.steps, volatile=text)
+            assert count_tokens(agent_messages(larger)) > budget
+
+
+def test_a_swap_changes_nothing_left_of_the_summary():
+    simulation = run(PolicyConfig(name="comem", k=2), 9, memory=(0.5,))
+    for before, after in zip(simulation.prompts, simulation.prompts[1:], strict=False):
+        shared = 0
+        while shared < len(before.messages) and before.messages[shared] == after.messages[shared]:
+            shared += 1
+        volatile = str(before.messages[-1]["content"]).startswith("Steps remaining")
+        swapped = before.coverage != after.coverage
+        assert shared >= (2 if swapped else len(before.messages) - volatile)
+
+
+def test_bad_configurations():
+    with pytest.raises(ValidationError, match="needs budget_tokens"):
+        PolicyConfig(name="window")
+    with pytest.raises(ValidationError):
+        PolicyConfig(name="comem", k=0)
+    with pytest.raises(ValidationError):
+        PolicyConfig(nome="comem")
+    for name in ("sync", "comem"):
+        with pytest.raises(UserError, match="needs a memory model"):
+            make_policy(PolicyConfig(name=name), None, count_tokens, Trace())
+    assert make_policy(PolicyConfig(name="full"), None, count_tokens, Trace())

@@ -1,0 +1,79 @@
+"""A small real HTTP server that speaks the OpenAI protocol with scripted answers."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+Body = dict[str, Any]
+
+
+def answer(content: str | None = "hello", finish: str = "stop", **message: Any) -> Body:
+    """Return the body of a chat completion."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | message}
+    usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage | {"prompt_tokens_details": {"cached_tokens": 8}},
+    }
+
+
+def tool_call(name: str, arguments: str, call_id: str = "x") -> Body:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+class Server:
+    """Answers every chat completion with `script(body)`, a body or a whole response, after `seconds`."""
+
+    def __init__(self, script: Callable[[Body], Body | Response], seconds: float = 0.0) -> None:
+        self.script = script
+        self.seconds = seconds
+        self.models: list[str] = ["first", "second"]
+        self.bodies: list[Body] = []
+        self.keys: list[str | None] = []
+        self.url = ""
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/chat/completions")
+        async def complete(request: Request) -> Response:
+            self.bodies.append(await request.json())
+            self.keys.append(request.headers.get("authorization"))
+            await asyncio.sleep(self.seconds)
+            result = self.script(self.bodies[-1])
+            return result if isinstance(result, Response) else JSONResponse(result)
+
+        @app.get("/v1/models")
+        async def models() -> Body:
+            data = [{"id": name, "object": "model", "created": 0, "owned_by": "us"} for name in self.models]
+            return {"object": "list", "data": data}
+
+        return app
+
+
+@contextmanager
+def serving(script: Callable[[Body], Body | Response], seconds: float = 0.0) -> Iterator[Server]:
+    """Run a server on a free port for as long as the block lasts."""
+    server = Server(script, seconds)
+    runner = uvicorn.Server(uvicorn.Config(server.app(), port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=runner.run, daemon=True)
+    thread.start()
+    while not runner.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    server.url = f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}/v1"
+    try:
+        yield server
+    finally:
+        runner.should_exit = True
+        thread.join(10)

@@ -1,0 +1,225 @@
+"""The agent loop: with scripted agents, and over real HTTP with real waiting."""
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from comem_jax.actions import Action
+from comem_jax.agent import Run, run_agent
+from comem_jax.endpoint import Completion, Endpoint, EndpointError
+from comem_jax.memory.history import Step, Task
+from comem_jax.memory.policies import PolicyConfig, make_policy
+from comem_jax.memory.prompt import NO_ACTION
+from comem_jax.memory.summarizer import Summarizer
+from comem_jax.memory.trace import Trace
+from tests.comem_jax.openai_server import answer, serving, tool_call
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@dataclass
+class Seen:
+    text: str
+    done: bool = False
+
+
+class World:
+    """An environment that takes `seconds` a step and is done with the action `finish`."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.task = Task("t", "Look around.", "You look.")
+        self.seconds = seconds
+        self.actions: list[Action] = []
+        self.threads: set[int] = set()
+
+    def step(self, action: Action) -> Seen:
+        time.sleep(self.seconds)
+        self.actions.append(action)
+        self.threads.add(threading.get_ident())
+        return Seen(f"seen {len(self.actions)}", action.tool == "finish")
+
+
+class Agent:
+    """An endpoint with scripted answers, one a call; the last one repeats."""
+
+    def __init__(self, *script: Completion | Exception):
+        self.script = list(script)
+        self.prompts: list[list[dict]] = []
+        self.options: list[dict] = []
+
+    async def complete(self, messages, **options):
+        self.prompts.append(list(messages))
+        self.options.append(options)
+        result = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+LOOK = Completion(
+    "I look.", actions=(Action("look", {"at": "x"}),), prompt_tokens=10, cached_tokens=4, completion_tokens=2
+)
+FINISH = Completion("Done.", actions=(Action("finish"),))
+
+
+async def go(world, agent, max_steps=5, policy="full", trace=None, **options) -> Run:
+    trace = trace or Trace()
+    made = make_policy(PolicyConfig(name=policy), None, len, trace)
+    settings = {"max_steps": max_steps, "tools": TOOLS, "trace": trace, "backoff": (0.0, 0.0)} | options
+    return await run_agent(world, made, agent, **settings)
+
+
+async def test_a_run_to_its_end():
+    world, agent, trace = World(), Agent(LOOK, LOOK, FINISH), Trace()
+    run = await go(world, agent, trace=trace, max_tokens=77)
+    assert run.done_reason == "finished"
+    assert run.error is None
+    assert run.steps == [
+        Step(1, "I look.", Action("look", {"at": "x"}), "seen 1"),
+        Step(2, "I look.", Action("look", {"at": "x"}), "seen 2"),
+        Step(3, "Done.", Action("finish"), "seen 3"),
+    ]
+    contents = [message["content"] for message in agent.prompts[2]]
+    assert contents[:6] == ["You look.", "Look around.", "I look.", "seen 1", "I look.", "seen 2"]
+    assert agent.options[0] == {"tools": TOOLS, "max_tokens": 77}
+    assert [usage.staleness for usage in run.usage] == [0, 1, 2]
+    assert (run.usage[0].prompt_tokens, run.usage[0].cached_tokens, run.usage[0].completion_tokens) == (10, 4, 2)
+    assert [(span.lane, span.attributes["step"]) for span in trace.spans] == [
+        (lane, step) for step in (1, 2, 3) for lane in ("agent", "environment")
+    ]
+
+
+async def test_the_step_limit_is_told_and_holds():
+    world, agent = World(), Agent(LOOK)
+    run = await go(world, agent, max_steps=3)
+    assert (run.done_reason, len(run.steps), len(world.actions)) == ("max_steps", 3, 3)
+    assert [prompt[-1]["content"] for prompt in agent.prompts] == [f"Steps remaining: {n}" for n in (3, 2, 1)]
+
+
+async def test_an_answer_without_a_call_is_told_so_and_costs_a_step():
+    world, agent = World(), Agent(Completion("Hm."), FINISH)
+    run = await go(world, agent)
+    assert run.steps[0] == Step(1, "Hm.", None, NO_ACTION)
+    assert agent.prompts[1][2:4] == [{"role": "assistant", "content": "Hm."}, {"role": "user", "content": NO_ACTION}]
+    assert world.actions == [Action("finish")]
+    assert len(run.usage) == len(run.step_seconds) == 2
+
+
+async def test_the_first_call_counts_and_the_others_are_mentioned():
+    both = Completion("", actions=(Action("look"), Action("finish"), Action("finish")))
+    world = World()
+    run = await go(world, Agent(both, FINISH))
+    assert world.actions == [Action("look"), Action("finish")]
+    assert run.steps[0].observation == "seen 1\n[Only the first call was run; 2 more ignored. Call one tool at a time.]"
+    assert run.steps[1].observation == "seen 2"
+
+
+async def test_a_passing_failure_of_the_agent_is_tried_again():
+    agent = Agent(EndpointError(503, "busy"), EndpointError(None, "gone"), LOOK, FINISH)
+    run = await go(World(), agent)
+    assert (run.done_reason, len(run.steps), len(run.usage)) == ("finished", 2, 2)
+
+
+async def test_a_lasting_failure_of_the_agent_returns_the_run_so_far():
+    agent = Agent(LOOK, EndpointError(503, "busy"))
+    run = await go(World(), agent)
+    assert (run.done_reason, len(run.steps), len(agent.prompts)) == ("agent_error", 1, 1 + 3)
+    assert "busy" in run.error
+
+
+async def test_a_refusal_is_not_tried_again():
+    agent = Agent(LOOK, EndpointError(400, "the prompt is too long"))
+    run = await go(World(), agent)
+    assert (run.done_reason, len(agent.prompts)) == ("agent_error", 2)
+
+
+async def test_attempts_are_spaced():
+    begin = time.monotonic()
+    await go(World(), Agent(EndpointError(503, "busy")), backoff=(0.1, 0.2))
+    assert 0.3 <= time.monotonic() - begin < 2
+
+
+async def test_a_failing_environment_returns_the_run_so_far():
+    class Falling(World):
+        def step(self, action):
+            if self.actions:
+                raise OSError("the disk is full")
+            return super().step(action)
+
+    run = await go(Falling(), Agent(LOOK))
+    assert (run.done_reason, len(run.steps)) == ("environment_error", 1)
+    assert run.error == "OSError: the disk is full"
+
+
+async def test_environments_of_many_runs_block_only_themselves():
+    begin = time.monotonic()
+    worlds = [World(0.15) for _ in range(40)]
+    await asyncio.gather(*(go(world, Agent(LOOK), max_steps=2) for world in worlds))
+    assert time.monotonic() - begin < 2.0
+    assert all(len(world.threads) == 1 for world in worlds)
+
+
+async def test_a_cancelled_run_closes_its_policy():
+    closed = []
+
+    class Watching:
+        staleness = 0
+
+        def start(self, task): ...
+
+        def add(self, step): ...
+
+        async def messages(self, remaining=None):
+            return []
+
+        async def close(self):
+            closed.append(True)
+
+    world, agent = World(0.05), Agent(LOOK)
+    task = asyncio.create_task(
+        run_agent(world, Watching(), agent, max_steps=1000, tools=TOOLS, trace=Trace())  # type: ignore[arg-type]
+    )
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed == [True]
+
+
+async def overlapping(policy: PolicyConfig) -> tuple[Run, Trace]:
+    """Run 9 steps whose environment takes 0.2 s, with a memory server that takes 0.3 s, all of it real."""
+
+    def script(body):
+        return answer("", tool_calls=[tool_call("look", "{}")])
+
+    with serving(script) as agent, serving(lambda body: answer("facts"), seconds=0.3) as memory:
+        trace = Trace()
+        ends = Endpoint(agent.url, "agent"), Endpoint(memory.url, "memory")
+        made = make_policy(policy, Summarizer(ends[1]), len, trace)
+        run = await run_agent(World(0.2), made, ends[0], max_steps=9, tools=TOOLS, trace=trace)
+        for end in ends:
+            await end.close()
+    return run, trace
+
+
+async def test_memory_is_hidden_under_freshest_and_waited_for_under_sync():
+    sync, sync_trace = await overlapping(PolicyConfig(name="sync", k=2))
+    fresh, fresh_trace = await overlapping(PolicyConfig(name="comem", k=2))
+    assert sync.done_reason == fresh.done_reason == "max_steps"
+    assert sync_trace.seconds("memory", "summary") >= 4 * 0.3
+    assert sync.wall >= 9 * 0.2 + 4 * 0.3
+    assert sync_trace.hidden_share() < 0.1
+    assert fresh_trace.seconds("memory", "summary") >= 3 * 0.3
+    assert fresh_trace.hidden_share() == 1.0
+    assert fresh.wall < sync.wall - 0.8
+    assert sum(fresh.step_seconds) == pytest.approx(fresh.wall, abs=0.05)
+    assert max(usage.staleness for usage in fresh.usage) < 6
+
+
+async def test_paper_waits_only_for_what_one_step_does_not_hide():
+    run, trace = await overlapping(PolicyConfig(name="comem", schedule="paper", k=2))
+    assert 0.3 < trace.hidden_share() < 0.95
+    assert run.wall < 9 * 0.2 + 4 * 0.3
