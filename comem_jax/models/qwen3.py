@@ -67,7 +67,9 @@ class Qwen3(nnx.Module):
             x = block(x, weights, self.config, rotation, lambda q, k, v: attend(q, k, v, mask, causal=True))
             return constrain(x, "batch", "length", "hidden"), None
 
-        x = constrain(embed(self.embedding[...], tokens), "batch", "length", "hidden")
+        # Gather the table's rows whole before the look-up, or its result lies across the batch's own axes.
+        table = constrain(self.embedding[...], "vocab", "hidden")
+        x = constrain(embed(table, tokens), "batch", "length", "hidden")
         x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, self._stacked(), unroll=self._unroll())
         return rms_norm(x, self.norm[...], self.config.rms_norm_eps)
 

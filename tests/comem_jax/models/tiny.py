@@ -1,0 +1,72 @@
+"""Tiny random Qwen3 models, as `transformers` makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from comem_jax.models import Qwen3Config
+
+VOCAB = 61
+HEADS = [(4, 4, 8), (4, 2, 8), (4, 1, 8), (4, 2, 16)]
+
+
+def reference_model(seed: int = 0, **changes: Any) -> transformers.Qwen3ForCausalLM:
+    """Return a random model with weights large enough that attention and norms matter."""
+    fields = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.2,
+        "eos_token_id": 3,
+        "tie_word_embeddings": True,
+    }
+    torch.manual_seed(seed)
+    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**(fields | changes))).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.uniform_(0.5, 1.5)
+    return model
+
+
+def reference_folder(folder: Path, **changes: Any) -> transformers.Qwen3ForCausalLM:
+    """Save such a model in `folder` and return it."""
+    model = reference_model(**changes)
+    model.save_pretrained(folder)
+    return model
+
+
+def reference_logits(model: transformers.Qwen3ForCausalLM, tokens: np.ndarray, **inputs: np.ndarray) -> np.ndarray:
+    tensors = {name: torch.tensor(value) for name, value in inputs.items()}
+    with torch.no_grad():
+        return model(torch.tensor(tokens), **tensors).logits.float().numpy()
+
+
+def random_tokens(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCAB, shape)
+
+
+def tiny_config(**changes: Any) -> Qwen3Config:
+    fields = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 512,
+    }
+    return Qwen3Config(**(fields | changes))
