@@ -60,7 +60,9 @@ class ChatFormat:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         return cls(tokenizer, template, _eos_ids(folder, settings, tokenizer))
 
-    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), reply: bool = True) -> str:
+    def render(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), reply: bool = True
+    ) -> str:
         """Return the prompt text; `reply` opens the assistant's next turn. Raises `UserError` for bad messages."""
         try:
             return self._template.render(messages=messages, tools=list(tools) or None, add_generation_prompt=reply)

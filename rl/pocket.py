@@ -70,7 +70,7 @@ def memory_rows(run: Run, chat: ChatFormat, rng: random.Random, cuts: int = 3) -
 
 
 def recall_row(chat: ChatFormat, rng: random.Random) -> Row:
-    """Return random pairs of names, then their first halves again in another order; the loss is on the second halves."""
+    """Return random pairs of names, then their first names again in another order, with the loss on the second ones."""
     names = [chat.encode(word)[0] for word in rng.sample(WORDS, 2 * rng.randint(4, 24))]
     pairs = list(zip(names[::2], names[1::2], strict=True))
     again = rng.sample(pairs, len(pairs))
@@ -104,7 +104,7 @@ def texts(seeds: Sequence[int], chat: ChatFormat) -> Iterator[str]:
 
 
 def render_row(chat: ChatFormat, messages: Sequence[Message], tools: Sequence[dict[str, Any]], turns: set[int]) -> Row:
-    """Return a conversation's tokens with the loss on the given assistant turns (0 is the first), end tokens included."""
+    """Return a conversation's tokens, the loss on the given assistant turns (0 is the first) and their end tokens."""
     tokens = chat.encode(chat.render(messages, tools, reply=False))
     opening = chat.encode("<|im_start|>assistant\n")
     loss = np.zeros(len(tokens), np.float32)

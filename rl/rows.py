@@ -30,7 +30,7 @@ class PocketRows(Config):
     cache: Path = Path("runs/rows")
 
     def prepare(self, tokenizer: Path) -> tuple[Stores, Stores]:
-        """Return the (training, held-out) rows by kind, made once with the tokenizer's folder, then read from the cache."""
+        """Return the (training, held-out) rows by kind, made with a folder's tokenizer, then kept in the cache."""
         return self._split("train", self.tasks, tokenizer), self._split("validation", self.held_out, tokenizer)
 
     def _split(self, split: str, tasks: int, tokenizer: Path) -> Stores:

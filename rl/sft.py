@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from comem_jax.config import Config
 from comem_jax.errors import UserError
 from comem_jax.models import Qwen3, Qwen3Config, load, save
 from comem_jax.models.sharding import make_mesh, shardings
+from rl.curves import draw_losses
 from rl.data import batches
 from rl.losses import cross_entropy
 from rl.rows import PocketRows
@@ -55,8 +57,8 @@ class DataConfig(Config):
 class OptimizerConfig(Config):
     """AdamW with a linear warm-up and a cosine decay to zero.
 
-    With a `matrix_learning_rate` the layers' matrices, head by head, are updated by Muon at that rate instead: it makes a
-    small model learn to look things up in about half the tokens.
+    With a `matrix_learning_rate` the layers' matrices, head by head, are updated by Muon at that rate instead: a small
+    model learns to look things up in fewer tokens that way.
     """
 
     learning_rate: float = Field(gt=0)
@@ -158,55 +160,77 @@ def train_step(graphdef: Any, optimizer: optax.GradientTransformation, state: St
     return State(state.step + 1, params, opt_state), metrics
 
 
+class Trainer:
+    """The model, the optimiser and the two compiled functions of a run."""
+
+    def __init__(self, config: SFTConfig) -> None:
+        self.config = config
+        self.model = _initial_model(config)
+        self.graphdef, self._params = nnx.split(self.model)
+        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.step: TrainStep = jax.jit(functools.partial(train_step, self.graphdef, self.optimizer), donate_argnums=0)
+        self.scores = jax.jit(lambda params, batch: loss_fn(self.graphdef, params, batch)[1])
+
+    def initial_state(self, mesh: Mesh) -> State:
+        """Return the state before the first step, laid out on the mesh."""
+        state = State(jnp.zeros((), jnp.int32), self._params, self.optimizer.init(self._params))
+        return jax.tree.map(jax.device_put, state, shardings(state, mesh))
+
+    def evaluate(self, params: Any, held_out: Mapping[str, Batch]) -> dict[str, float]:
+        """Return loss and accuracy on each kind of held-out rows."""
+        found: dict[str, float] = {}
+        for kind, batch in held_out.items():
+            found |= {f"{kind}_{name}": float(value) for name, value in self.scores(params, batch).items()}
+        return found
+
+    def export(self, params: Any) -> None:
+        """Write the weights, with the tokenizer, as a Hugging Face folder."""
+        nnx.update(self.model, params)
+        folder = self.config.out / "model"
+        save(self.model, folder, dtype=jnp.dtype(self.config.save_dtype))
+        copy_tokenizer(self.config.tokenizer, folder)
+
+
 def train(config: SFTConfig) -> dict[str, Any]:
     """Run the configured SFT, resuming from its last checkpoint, and return the last metrics.
 
-    Writes into `config.out`: `config.yaml`, `metrics.jsonl`, `results.json`, `checkpoints/` (Orbax) and `model/`, a
-    Hugging Face folder of the newest weights.
+    Writes into `config.out`: `config.yaml`, `metrics.jsonl`, `results.json`, `loss.png`, `checkpoints/` (Orbax) and
+    `model/`, a Hugging Face folder of the newest weights.
     """
     _start_folder(config)
-    mesh = make_mesh(**config.mesh) if config.mesh else make_mesh(data=1)
-    model = _initial_model(config)
-    train_rows, eval_rows = config.data.rows.prepare(config.tokenizer)
-    graphdef, params = nnx.split(model)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    with jax.set_mesh(mesh):
-        state = _place(State(jnp.zeros((), jnp.int32), params, optimizer.init(params)), mesh)
-        step = jax.jit(lambda state, batch: train_step(graphdef, optimizer, state, batch), donate_argnums=0)
-        scores = jax.jit(lambda params, batch: loss_fn(graphdef, params, batch)[1])
-        data = iter(batches(train_rows, config.data.mix, config.data.length, config.data.batch, config.seed))
-        held_out = _held_out(eval_rows, config.data)
-        checkpoints = Checkpointer(config.out / "checkpoints")
-        try:
-            state = _restore(checkpoints, state, data)
-            return _loop(config, model, state, step, scores, data, held_out, checkpoints)
-        finally:
-            checkpoints.close()
+    trainer, data = Trainer(config), config.data
+    train_rows, eval_rows = data.rows.prepare(config.tokenizer)
+    rows = iter(batches(train_rows, data.mix, data.length, data.batch, config.seed))
+    held_out = {kind: next(iter(batches(eval_rows, {kind: 1.0}, data.length, data.batch, 0))) for kind in data.mix}
+    mesh = make_mesh(**(config.mesh or {"data": 1}))
+    with jax.set_mesh(mesh), Checkpointer(config.out / "checkpoints") as checkpoints:
+        state = _restore(checkpoints, trainer.initial_state(mesh), rows)
+        metrics = _loop(trainer, state, rows, held_out, checkpoints)
+    (config.out / "results.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    draw_losses(config.out / "metrics.jsonl", config.out / "loss.png")
+    return metrics
 
 
 def _loop(
-    config: SFTConfig, model: Qwen3, state: State, step: TrainStep, scores: Any, data: Any, held_out: Any, checkpoints: Any
+    trainer: Trainer, state: State, rows: Any, held_out: Mapping[str, Batch], checkpoints: Checkpointer
 ) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
+    config, metrics, began = trainer.config, {}, time.monotonic()
     with Progress() as progress, (config.out / "metrics.jsonl").open("a") as log:
         bar = progress.add_task("sft", total=config.steps, completed=int(state.step))
-        began = time.monotonic()
         for index in range(int(state.step) + 1, config.steps + 1):
-            state, metrics = step(state, next(data))
+            state, measured = trainer.step(state, next(rows))
             last = index == config.steps
             if last or index % config.eval_every == 0:
-                metrics = {"step": index, "seconds": time.monotonic() - began} | _floats(metrics)
-                for kind, batch in held_out.items():
-                    scored = _floats(scores(state.params, batch))
-                    metrics |= {f"{kind}_{name}": value for name, value in scored.items()}
+                metrics = {"step": index, "seconds": time.monotonic() - began}
+                metrics |= {name: float(value) for name, value in measured.items()}
+                metrics |= trainer.evaluate(state.params, held_out)
                 log.write(json.dumps(metrics) + "\n")
                 log.flush()
-                progress.console.print(_line(metrics), highlight=False)
+                progress.console.print("  ".join(f"{n} {v:.4g}" for n, v in metrics.items()), highlight=False)
             if last or index % config.save_every == 0:
-                checkpoints.save(index, state._asdict(), data.get_state())
-                _export(model, state.params, config)
+                checkpoints.save(index, state._asdict(), {"rows": rows.get_state()})
+                trainer.export(state.params)
             progress.update(bar, advance=1)
-    (config.out / "results.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
@@ -228,34 +252,12 @@ def _initial_model(config: SFTConfig) -> Qwen3:
     return Qwen3(sizes, rngs=nnx.Rngs(config.seed), dtype=dtype)
 
 
-def _place(state: State, mesh: Mesh) -> State:
-    return jax.tree.map(jax.device_put, state, shardings(state, mesh))
-
-
-def _restore(checkpoints: Checkpointer, state: State, data: Any) -> State:
+def _restore(checkpoints: Checkpointer, state: State, rows: Any) -> State:
+    """Return the newest checkpoint's state and move the rows to where they stood then; the given state if none."""
     found = checkpoints.restore(state._asdict())
     if found is None:
         return state
-    _, restored, data_state = found
-    data.set_state(data_state)
+    _, restored, position = found
+    if position is not None:
+        rows.set_state(position["rows"])
     return State(**restored)
-
-
-def _held_out(rows: Mapping[str, Any], config: DataConfig) -> dict[str, Batch]:
-    """One batch of each kind that the training draws on."""
-    return {kind: next(iter(batches(rows, {kind: 1.0}, config.length, config.batch, 0))) for kind in config.mix}
-
-
-def _export(model: Qwen3, params: Any, config: SFTConfig) -> None:
-    """Write the newest weights, with the tokenizer, as a Hugging Face folder."""
-    nnx.update(model, params)
-    save(model, config.out / "model", dtype=jnp.dtype(config.save_dtype))
-    copy_tokenizer(config.tokenizer, config.out / "model")
-
-
-def _floats(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
-
-
-def _line(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

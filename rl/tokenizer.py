@@ -1,7 +1,7 @@
 """Trains the byte-level BPE tokenizer of the pocket models and writes it as a standard Hugging Face folder.
 
-Names and values of the pocket world are kept whole (a pre-tokenizer isolates them), so that a fact is one token wherever
-it stands, and everything around it is merged as far as the vocabulary allows, so that a step is a few dozen tokens.
+Names and values of the pocket world are kept whole (a pre-tokenizer isolates them), so that a fact is one token
+wherever it stands, and everything around it is merged as far as the vocabulary allows: a step is a few dozen tokens.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def train_tokenizer(texts: Iterable[str], whole: Sequence[str], vocabulary: int)
     words = "|".join(sorted(whole, key=len, reverse=True))
     pattern = Regex(rf"(?<![a-z])(?:{words})(?![a-z])|(?:system|user|assistant)\n|\d")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pattern, behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(pattern, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])

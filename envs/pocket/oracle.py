@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from comem_jax.actions import Action
 from envs.pocket.world import Module, PocketTask
@@ -30,7 +31,7 @@ def oracle(task: PocketTask) -> list[Move]:
     """Return the moves that solve a task: search, view along the references, edit, test, finish (10 to 15 of them)."""
     chain = task.chain
     moves = [_search(chain[0], "Find the function."), _view(chain[0])]
-    for module, following in zip(chain, chain[1:], strict=False):
+    for module, following in pairwise(chain):
         if module.by_name:
             moves.append(_search(following, "Find the reference."))
         moves.append(_view(following))

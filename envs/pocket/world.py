@@ -1,8 +1,8 @@
 """The pocket world's generator: small real Python repositories, each with one bug that only an early fact can mend.
 
-A repository is a chain of modules. The issue names a function; its module defines settings in capitals and refers to the
-next module, by import or by a name to search for, and so on to the last one, whose settings are stale copies. They must
-be set to what the first modules define, so what is read in steps 2 and 3 is needed some eight steps later.
+A repository is a chain of modules. The issue names a function; its module defines settings in capitals and refers to
+the next module, by import or by a name to search for, and so on to the last one, whose settings are stale copies. They
+must be set to what the first modules define, so what is read in steps 2 and 3 is needed some eight steps later.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _instance(seed: int, chain: list[Module], decoy: Module, stale: list[str]) -
 def _source(module: Module, following: Module | None) -> str:
     lines = []
     if following is not None:
-        lines.append("from app.find import find" if module.by_name else f"from app.{following.name} import {following.function}")
+        lines.append(
+            "from app.find import find" if module.by_name else f"from app.{following.name} import {following.function}"
+        )
     lines += [f"{key} = '{value}'" for key, value in module.constants.items()]
     for name, old, new in module.helpers:
         lines.append(f"def {name}_text(text):\n    return text.replace('{old}', '{new}')")
@@ -159,8 +161,9 @@ def _tests(chain: list[Module], stale: list[str]) -> str:
     owner = {key: module.name for module in chain[:2] for key in module.constants}
     modules = sorted({module.name for module in chain})
     lines = [*(f"import app.{name}" for name in modules), ""]
-    for key in stale:
-        lines.append(f"\ndef test_{key.lower()}():\n    assert app.{last.name}.{key.lower()} == app.{owner[key]}.{key}\n")
+    lines += [
+        f"\ndef test_{k.lower()}():\n    assert app.{last.name}.{k.lower()} == app.{owner[k]}.{k}\n" for k in stale
+    ]
     settings = " + ".join(f"app.{last.name}.{key.lower()}" for key in stale)
     lines.append(f"\ndef test_chain():\n    assert app.{first.name}.{first.function}() == {settings}\n")
     checks = "".join(

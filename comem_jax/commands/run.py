@@ -1,0 +1,52 @@
+"""`comem run`: agents over tasks, with a results table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from comem_jax.config import load_config
+
+if TYPE_CHECKING:
+    from envs.evaluate import EvalConfig
+
+HELP = "Run agents over tasks under each configured policy, against any OpenAI-compatible endpoints."
+EXAMPLE = "comem run --config configs/eval/pocket.yaml agent.url=http://127.0.0.1:8000/v1 tasks.count=4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the configuration and its overrides."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/eval")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the table."""
+    from envs.evaluate import EvalConfig
+
+    run_evaluation(load_config(EvalConfig, args.config, args.overrides), {})
+    return 0
+
+
+def run_evaluation(config: EvalConfig, extra: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate with a progress bar, write the results folder, print the table and return the results."""
+    from rich.progress import Progress
+
+    from envs.evaluate import Outcome, evaluate
+    from envs.report import table, write_results
+
+    with Progress() as progress:
+        bar = progress.add_task("runs", total=config.tasks.count * len(config.policies))
+        resolved = 0
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal resolved
+            resolved += outcome.resolved
+            progress.update(bar, advance=1, description=f"runs ({resolved} resolved)")
+
+        outcomes = asyncio.run(evaluate(config, on_outcome))
+    results = write_results(config, outcomes, extra)
+    print(table(results))
+    print(f"Written to {config.out}: results.json, table.md, trajectories.jsonl, timeline.png")
+    return results
