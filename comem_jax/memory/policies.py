@@ -213,8 +213,7 @@ class SummaryPolicy(FullPolicy):
             self._launch_if_due()
         if self._flight is not None and (self._flight.done() or self._must_join()):
             await self._join(self._flight)
-        if self._ready is not None and (self.schedule != "paper" or len(self.history.steps) > self._ready.coverage):
-            self._swap(self._ready)
+        self._use_newest()
         await self._keep_bound(self._volatile(remaining))
         return await super().messages(remaining)
 
@@ -249,8 +248,6 @@ class SummaryPolicy(FullPolicy):
             with self.trace.span("memory", SUMMARY, coverage=coverage) as attributes:
                 summary = await self.summarizer.summarize(self.history.task, steps, coverage, self._base)
                 attributes["tokens"] = summary.tokens
-            if self._ready is not None and self.schedule == "paper":
-                self._swap(self._ready)  # by now it may be used, and this one not yet
             self._ready = summary
         except SummaryError as error:
             self.trace.instant("memory", FAILURE, coverage=coverage, reason=error.reason)
@@ -262,19 +259,18 @@ class SummaryPolicy(FullPolicy):
             await asyncio.wait([flight])  # unlike `await flight`, being cancelled here does not cancel the summary
         flight.result()
 
-    def _swap(self, summary: Summary) -> None:
-        self.summary, self._ready = summary, None
-        self.trace.instant("agent", SWAP, coverage=summary.coverage)
+    def _use_newest(self) -> None:
+        if self._ready is not None:
+            self.summary, self._ready = self._ready, None
+            self.trace.instant("agent", SWAP, coverage=self.summary.coverage)
 
     async def _keep_bound(self, volatile: str | None) -> None:
         """Wait while the prompt is over its bound: for the summary in flight, and if need be for one of every step."""
         for _ in range(2):
             if self._fits(volatile) or not self.staleness:
                 return
-            if self._ready is None:
-                await self._join(self._flight or self._launch())
-            if self._ready is not None:
-                self._swap(self._ready)
+            await self._join(self._flight or self._launch())
+            self._use_newest()
         if not self._fits(volatile):
             self.trace.instant("agent", OVER_BUDGET, staleness=self.staleness)
 

@@ -10,7 +10,7 @@ import pytest
 from comem_jax.actions import Action
 from comem_jax.agent import Run, run_agent
 from comem_jax.endpoint import Completion, Endpoint, EndpointError
-from comem_jax.memory.history import Step, Task
+from comem_jax.memory.history import Step, Summary, Task
 from comem_jax.memory.policies import PolicyConfig, make_policy
 from comem_jax.memory.prompt import NO_ACTION
 from comem_jax.memory.summarizer import Summarizer
@@ -97,6 +97,17 @@ async def test_the_step_limit_is_told_and_holds():
     run = await go(world, agent, max_steps=3)
     assert (run.done_reason, len(run.steps), len(world.actions)) == ("max_steps", 3, 3)
     assert [prompt[-1]["content"] for prompt in agent.prompts] == [f"Steps remaining: {n}" for n in (3, 2, 1)]
+
+
+async def test_the_last_step_is_not_summarized():
+    class Memory:
+        async def summarize(self, task, steps, coverage, base=None):
+            return Summary("facts", coverage)
+
+    trace = Trace()
+    policy = make_policy(PolicyConfig(name="comem", k=2), Memory(), len, trace)
+    await run_agent(World(), policy, Agent(LOOK), max_steps=4, tools=TOOLS, trace=trace)
+    assert [instant.attributes["coverage"] for instant in trace.instants if instant.name == "launch"] == [2]
 
 
 async def test_an_answer_without_a_call_is_told_so_and_costs_a_step():

@@ -45,6 +45,7 @@ class Writer:
     seconds: list[float]
     failing: list[bool]
     loop: asyncio.AbstractEventLoop
+    padding: int = 0  # characters that make a summary longer
     finished: list[tuple[float, int]] = field(default_factory=list)  # (time, coverage) of the good ones
     calls: list[tuple[int, int]] = field(default_factory=list)  # (coverage of the base, coverage)
     busy: bool = False
@@ -64,7 +65,7 @@ class Writer:
         if self.failing[number % len(self.failing)]:
             raise SummaryError("scripted")
         self.finished.append((self.loop.time(), coverage))
-        return Summary(f"S{coverage}.", coverage, tokens=7)
+        return Summary("x" * self.padding + f"S{coverage}.", coverage, tokens=7)
 
 
 @dataclass
@@ -110,12 +111,13 @@ def run(
     memory=(1.0,),
     failing=(False,),
     uncalled=frozenset(),
+    padding=0,
 ) -> Simulation:
     """Simulate a run whose agent, environment and memory calls take the given seconds, over and over."""
 
     async def main(loop) -> Simulation:
         trace, prompts = Trace(loop.time), []
-        writer = Writer(list(memory), list(failing), loop)
+        writer = Writer(list(memory), list(failing), loop, padding)
         policy = make_policy(config, writer, count_tokens, trace)
         policy.start(TASK)
         for index in range(1, steps + 1):
@@ -163,7 +165,7 @@ failures = st.lists(st.booleans(), min_size=1, max_size=5).map(tuple)
 numbers = st.frozensets(st.integers(1, 20), max_size=5)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(
     name=st.sampled_from(["sync", "comem"]),
     schedule=st.sampled_from(["paper", "freshest"]),
@@ -177,6 +179,7 @@ numbers = st.frozensets(st.integers(1, 20), max_size=5)
     memory=durations,
     failing=failures,
     uncalled=numbers,
+    padding=st.sampled_from([0, 40, 80]),
 )
 def test_the_contract_under_any_timing(
     *, name, schedule, k, budget, memory_budget, volatile, steps, failing, uncalled, **timing
@@ -312,6 +315,13 @@ def test_the_token_bound_makes_freshest_wait_for_the_summary_in_flight():
     assert max(waits(simulation)) > 0
     assert max(count_tokens(prompt.messages) for prompt in simulation.prompts) <= 240
     assert run(config, 9, memory=(0.5,)).wall == 18
+
+
+def test_where_the_summary_in_flight_is_not_enough_one_of_every_step_follows():
+    config = PolicyConfig(name="comem", k=1, budget_tokens=245, volatile_below=0)
+    simulation = run(config, 8, memory=(11.5,), padding=60)
+    assert max(count_tokens(prompt.messages) for prompt in simulation.prompts) <= 245
+    assert simulation.names(OVER_BUDGET) == []
 
 
 def test_a_prompt_over_its_bound_goes_out_rather_than_lose_a_step():
