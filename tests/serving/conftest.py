@@ -14,7 +14,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from comem_jax.chat import ChatFormat
 from comem_jax.models import Qwen3, Qwen3Config, load, save
-from serving.engine import Engine
 from serving.running import RunningServer, start_server
 from serving.service import keep_compiled_programs
 
@@ -31,7 +30,8 @@ TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content }}
 {%- for call in message.tool_calls or [] %}
-{{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments + '}\\n</tool_call>' }}
+{{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments + '}\\n</tool_call>' }}
 {%- endfor %}
 {{- '<|im_end|>\\n' }}
 {%- endfor %}
@@ -98,11 +98,6 @@ def chat_format(folder: Path) -> ChatFormat:
 @pytest.fixture(scope="session")
 def model(folder: Path) -> Qwen3:
     return load(folder)
-
-
-@pytest.fixture(scope="session")
-def engine(model: Qwen3, chat_format: ChatFormat) -> Engine:
-    return Engine(model, slots=4, window=WINDOW, eos_ids=chat_format.eos_ids, chunk=64)
 
 
 @pytest.fixture(scope="session")

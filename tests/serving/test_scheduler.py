@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tokenizers import Tokenizer
+
+from comem_jax.models import Qwen3
+from serving.engine import Engine, Prefix, Sampling, Tokens
+from serving.metrics import Metrics
+from serving.scheduler import Generation, Job, Output, Scheduler
+from serving.text import TokenBytes
+
+ON = Sampling(ignore_eos=True)
+
+
+class Faulty(Engine):
+    """An engine that fails when it is told to: a prompt, or a round."""
+
+    fail_prompt = fail_round = False
+
+    def prefill(self, prefix: Prefix) -> int:
+        if self.fail_prompt:
+            self.fail_prompt = False
+            raise ValueError("a bad prompt")
+        return super().prefill(prefix)
+
+    def generate(self) -> dict[int, Tokens]:
+        if self.fail_round and self.open_slots:
+            self.fail_round = False
+            raise ValueError("a bad round")
+        return super().generate()
+
+
+@pytest.fixture(scope="module")
+def engine(model: Qwen3) -> Faulty:
+    return Faulty(model, slots=2, window=100, chunk=64)
+
+
+@pytest.fixture
+def scheduler(engine: Faulty, tokenizer: Tokenizer) -> Iterator[Scheduler]:
+    engine.reset()
+    scheduler = Scheduler(engine, TokenBytes(tokenizer), frozenset({2}), Metrics("tiny"))
+    thread = threading.Thread(target=scheduler.run)
+    thread.start()
+    yield scheduler
+    scheduler.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+class Asked:
+    """A generation and what came of it."""
+
+    def __init__(self, scheduler: Scheduler, prompt: list[int], limit: int = 10, stop: tuple[str, ...] = ()) -> None:
+        self.outputs: queue.Queue[Output] = queue.Queue()
+        self.job: Job = scheduler.submit(Generation(prompt, limit, ON, stop), self.outputs.put)
+
+    def all(self) -> list[Output]:
+        outputs = [self.outputs.get(timeout=120)]
+        while not outputs[-1].last:
+            outputs.append(self.outputs.get(timeout=120))
+        return outputs
+
+
+def tokens(outputs: list[Output]) -> int:
+    return sum(output.tokens for output in outputs)
+
+
+def test_more_requests_than_slots_are_all_answered(scheduler: Scheduler) -> None:
+    asked = [Asked(scheduler, [5 + n] * (n + 1), limit=3 + n) for n in range(7)]
+    assert [tokens(one.all()) for one in asked] == [3 + n for n in range(7)]
+    assert (scheduler.running, scheduler.waiting) == (0, 0)
+
+
+def test_identical_prompts_at_once_are_run_once(scheduler: Scheduler) -> None:
+    asked = [Asked(scheduler, [9] * 60) for _ in range(4)]
+    assert sorted(one.all()[-1].cached for one in asked) == [0, 59, 59, 59]
+
+
+def test_a_failing_prompt_fails_alone(scheduler: Scheduler, engine: Faulty) -> None:
+    long = Asked(scheduler, [3] * 4, limit=90)
+    long.outputs.get(timeout=120)
+    engine.fail_prompt = True
+    assert str(Asked(scheduler, [4] * 40).all()[-1].error) == "a bad prompt"
+    assert long.all()[-1].finish == "length"
+    assert tokens(Asked(scheduler, [4] * 40).all()) == 10
+
+
+def test_a_failing_round_fails_those_in_it_and_the_next_are_served(scheduler: Scheduler, engine: Faulty) -> None:
+    engine.fail_round = True
+    assert str(Asked(scheduler, [3] * 4).all()[-1].error) == "a bad round"
+    again = Asked(scheduler, [3] * 4).all()
+    assert (tokens(again), again[-1].cached) == (10, 0)
+
+
+def test_a_failing_answer_fails_alone(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = Asked(scheduler, [3] * 4, limit=80), Asked(scheduler, [4] * 4, limit=80)
+
+    def take(tokens: Tokens, eos: frozenset[int]) -> Output:
+        raise ValueError("a bad answer")
+
+    monkeypatch.setattr(bad.job, "take", take)
+    assert str(bad.all()[-1].error) == "a bad answer"
+    assert good.all()[-1].finish == "length"
+
+
+def test_a_cancelled_request_leaves_its_slot_and_its_prefix(scheduler: Scheduler) -> None:
+    asked = [Asked(scheduler, [n + 3] * 30, limit=60) for n in range(4)]
+    for one in asked:
+        scheduler.cancel(one.job)
+    last = Asked(scheduler, [3] * 40, limit=5).all()
+    assert tokens(last) == 5
+    assert (scheduler.running, scheduler.waiting) == (0, 0)
+    scheduler.cancel(asked[0].job)
+    assert tokens(Asked(scheduler, [3] * 40, limit=5).all()) == 5
+
+
+def test_a_stopped_scheduler_answers_everyone(scheduler: Scheduler) -> None:
+    asked = [Asked(scheduler, [5] * 4, limit=90) for _ in range(5)]
+    scheduler.stop()
+    assert all(one.all()[-1].last for one in asked)
+    late = Asked(scheduler, [5] * 4)
+    assert late.all()[-1].last
