@@ -319,7 +319,7 @@ def test_the_token_bound_makes_freshest_wait_for_the_summary_in_flight():
 
 def test_where_the_summary_in_flight_is_not_enough_one_of_every_step_follows():
     config = PolicyConfig(name="comem", k=1, budget_tokens=245, volatile_below=0)
-    simulation = run(config, 8, memory=(11.5,), padding=60)
+    simulation = run(config, 8, memory=(30.0,), padding=60)
     assert max(count_tokens(prompt.messages) for prompt in simulation.prompts) <= 245
     assert simulation.names(OVER_BUDGET) == []
 
