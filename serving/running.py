@@ -29,9 +29,15 @@ class RunningServer:
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{host}:{self.port}/v1"
-        # Answers under way are given up at the end rather than waited for: clients see the connection close.
+        # Idle connections are kept for longer than an agent's tools usually take, and answers under way are given up at
+        # the end rather than waited for.
         config = uvicorn.Config(
-            create_app(service), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            create_app(service),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=600,
+            timeout_graceful_shutdown=1,
         )
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -154,8 +154,10 @@ async def _tokenized(function: Any, *arguments: Any, param: str) -> list[int]:
     """Render and tokenize outside the event loop, which a long prompt would hold up."""
     try:
         return await asyncio.to_thread(function, *arguments)
-    except (UserError, UnicodeError) as error:
+    except UserError as error:
         raise ApiError(400, str(error), param=param) from None
+    except TypeError:  # what the tokenizer says of a string that is not Unicode
+        raise ApiError(400, "The text holds half of a surrogate pair, which is no character.", param=param) from None
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
@@ -196,7 +198,7 @@ def _check_prompt(service: Service, prompt: list[int]) -> None:
             f"This model's maximum context length is {service.window} tokens, and one is needed for the answer. "
             f"However, your prompt has {len(prompt)} tokens."
         )
-        raise ApiError(400, message, param="messages", code="context_length_exceeded")
+        raise ApiError(400, message, code="context_length_exceeded")
     if max(prompt) >= service.vocabulary:
         message = f"The prompt has the token id {max(prompt)}; the model's ids end at {service.vocabulary - 1}."
         raise ApiError(400, message, param="prompt")
