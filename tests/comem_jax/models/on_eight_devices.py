@@ -14,7 +14,7 @@ from comem_jax.models.sharding import make_mesh, shardings
 from tests.comem_jax.models.tiny import random_tokens
 
 TOKENS = random_tokens(4, 256)
-MESHES = [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 2, "fsdp": 2, "context": 2}]
+MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "context": 2}]
 
 
 def logits_and_gradient(model):

@@ -15,7 +15,7 @@ from tests.comem_jax.models.tiny import (
     random_tokens,
     reference_folder,
     reference_logits,
-    tiny_config,
+    tiny_model,
 )
 
 TOLERANCE = 1e-4
@@ -77,7 +77,7 @@ def test_padding_changes_nothing(tmp_path, side):
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=3), st.integers(0, 100))
 def test_packed_sequences_do_not_see_each_other(sizes, seed):
-    model = Qwen3(tiny_config(), rngs=nnx.Rngs(seed))
+    model = tiny_model(seed)
     tokens, length = random_tokens(1, 24, seed=seed), 24
     ids = np.repeat(np.arange(1, len(sizes) + 1), sizes)
     ids = np.pad(ids, (0, length - len(ids)))[None]
@@ -92,31 +92,31 @@ def test_packed_sequences_do_not_see_each_other(sizes, seed):
 
 
 def test_hidden_then_head_is_the_forward_pass():
-    model = Qwen3(tiny_config(tie_word_embeddings=False), rngs=nnx.Rngs(0))
+    model = tiny_model()
     tokens = random_tokens(2, 9)
-    hidden = model.hidden(tokens)
+    hidden = nnx.jit(Qwen3.hidden)(model, tokens)
     assert hidden.shape == (2, 9, 32)
     logits = model.head(hidden)
     assert logits.shape == (2, 9, VOCAB)
-    np.testing.assert_allclose(logits, model(tokens), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(logits, logits_of(model, tokens), rtol=0, atol=1e-6)
 
 
 def test_bfloat16_weights_give_float32_logits_close_to_float32():
     tokens = random_tokens(2, 9)
-    narrow = Qwen3(tiny_config(), rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    narrow = tiny_model(dtype=jnp.bfloat16)
     graphdef, params = nnx.split(narrow)
     wide = nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(jnp.float32), params))
-    assert narrow.hidden(tokens).dtype == jnp.bfloat16
-    logits = narrow(tokens)
+    assert nnx.eval_shape(Qwen3.hidden, narrow, tokens).dtype == jnp.bfloat16
+    logits = logits_of(narrow, tokens)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, wide(tokens), rtol=0, atol=0.02)
+    np.testing.assert_allclose(logits, logits_of(wide, tokens), rtol=0, atol=0.02)
 
 
 def test_remat_gives_the_same_gradient():
     tokens = random_tokens(2, 9)
 
     def gradient(remat):
-        graphdef, params = nnx.split(Qwen3(tiny_config(), rngs=nnx.Rngs(0), remat=remat))
+        graphdef, params = nnx.split(tiny_model(remat=remat, num_hidden_layers=1))
         loss = jax.jit(jax.grad(lambda p: jnp.square(nnx.merge(graphdef, p)(tokens)).mean()))
         return loss, params
 
@@ -130,9 +130,9 @@ def test_remat_gives_the_same_gradient():
 
 
 def test_initial_weights():
-    model = Qwen3(tiny_config(vocab_size=512), rngs=nnx.Rngs(0))
+    model = tiny_model(0)
     assert np.std(model.embedding[...]) == pytest.approx(0.02, rel=0.05)
     assert np.all(np.asarray(model.layers["q_norm"][...]) == 1)
     assert model.lm_head is None
-    other = Qwen3(tiny_config(vocab_size=512), rngs=nnx.Rngs(1))
+    other = tiny_model(1)
     assert not np.array_equal(model.embedding[...], other.embedding[...])

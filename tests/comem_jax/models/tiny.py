@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from flax import nnx
 
-from comem_jax.models import Qwen3Config
+from comem_jax.models import Qwen3, Qwen3Config
 
 VOCAB = 61
 HEADS = [(4, 4, 8), (4, 2, 8), (4, 1, 8), (4, 2, 16)]
@@ -70,3 +74,13 @@ def tiny_config(**changes: Any) -> Qwen3Config:
         "max_position_embeddings": 512,
     }
     return Qwen3Config(**(fields | changes))
+
+
+def tiny_model(seed: int = 0, dtype: Any = jnp.float32, remat: bool = False, **changes: Any) -> Qwen3:
+    """Return a random model of ours; made under jit, where a dozen shapes compile once instead of one by one."""
+    return _make(tiny_config(**changes), jax.random.key(seed), dtype, remat)
+
+
+@partial(nnx.jit, static_argnums=(0, 2, 3))
+def _make(config: Qwen3Config, key: jax.Array, dtype: Any, remat: bool) -> Qwen3:
+    return Qwen3(config, rngs=nnx.Rngs(key), dtype=dtype, remat=remat)
