@@ -20,7 +20,7 @@ from comem_jax.memory.history import Step, Summary, Task
 from comem_jax.memory.prompt import Message, View, agent_messages, memory_messages
 from envs.pocket.oracle import Move, oracle, summarize
 from envs.pocket.record import record, task_of
-from envs.pocket.world import WORDS, generate, split_seed
+from envs.pocket.world import KEYS, WORDS, generate, split_seed
 from envs.tools import TOOLS
 from rl.data import Row
 
@@ -71,7 +71,7 @@ def memory_rows(run: Run, chat: ChatFormat, rng: random.Random, cuts: int = 3) -
 
 def recall_row(chat: ChatFormat, rng: random.Random) -> Row:
     """Return random pairs of names, then their first names again in another order, with the loss on the second ones."""
-    names = [chat.encode(word)[0] for word in rng.sample(WORDS, 2 * rng.randint(4, 24))]
+    names = [chat.encode(word)[0] for word in rng.sample(WORDS, 2 * rng.randint(2, 10))]
     pairs = list(zip(names[::2], names[1::2], strict=True))
     again = rng.sample(pairs, len(pairs))
     tokens = [token for pair in pairs + again for token in pair]
@@ -87,7 +87,7 @@ def rows_of_seed(split: str, index: int, chat: ChatFormat) -> dict[str, list[Row
     return {
         "agent": list(agent_rows(run, chat, rng)),
         "memory": list(memory_rows(run, chat, rng)),
-        "recall": [recall_row(chat, rng) for _ in range(4)],
+        "recall": [recall_row(chat, rng) for _ in range(8)],
     }
 
 

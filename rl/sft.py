@@ -25,6 +25,7 @@ from comem_jax.models import Qwen3, Qwen3Config, load, save
 from comem_jax.models.sharding import make_mesh, shardings
 from rl.curves import draw_losses
 from rl.data import batches
+from rl.init import make_mimetic
 from rl.losses import cross_entropy
 from rl.rows import PocketRows
 
@@ -32,7 +33,7 @@ Batch = dict[str, jax.Array]
 
 
 class ModelConfig(Config):
-    """A new model's sizes; the vocabulary is the tokenizer's."""
+    """A new model's sizes; the vocabulary is the tokenizer's. `mimetic` starts attention as `rl.init` says."""
 
     hidden_size: int
     intermediate_size: int
@@ -43,6 +44,7 @@ class ModelConfig(Config):
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     max_position_embeddings: int
+    mimetic: bool = False
 
 
 class DataConfig(Config):
@@ -248,8 +250,12 @@ def _initial_model(config: SFTConfig) -> Qwen3:
     if isinstance(config.init, Path):
         return load(config.init, dtype=dtype)
     vocabulary = -(-ChatFormat.load(config.tokenizer).vocabulary_size // 64) * 64  # meshes and matrix units like it
-    sizes = Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, **config.init.model_dump())
-    return Qwen3(sizes, rngs=nnx.Rngs(config.seed), dtype=dtype)
+    sizes = config.init.model_dump(exclude={"mimetic"})
+    shape = Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, **sizes)
+    model = Qwen3(shape, rngs=nnx.Rngs(config.seed), dtype=dtype)
+    if config.init.mimetic:
+        make_mimetic(model, config.seed)
+    return model
 
 
 def _restore(checkpoints: Checkpointer, state: State, rows: Any) -> State:

@@ -1,7 +1,7 @@
 """Trains the byte-level BPE tokenizer of the pocket models and writes it as a standard Hugging Face folder.
 
-Names and values of the pocket world are kept whole (a pre-tokenizer isolates them), so that a fact is one token
-wherever it stands, and everything around it is merged as far as the vocabulary allows: a step is a few dozen tokens.
+Names, values and settings of the pocket world are kept whole (a pre-tokenizer isolates them), so that each is one token
+wherever it stands and a value directly follows its setting, and everything around it is merged as far as the vocabulary allows: a step is a few dozen tokens.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ TEMPLATE = """\
 """
 
 
-def train_tokenizer(texts: Iterable[str], whole: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Return a byte-level BPE of `vocabulary` ids; `whole` lists the words that are pre-tokens of their own."""
+def train_tokenizer(
+    texts: Iterable[str], words: Sequence[str], phrases: Sequence[str], vocabulary: int
+) -> Tokenizer:
+    """Return a byte-level BPE of `vocabulary` ids; `words` and `phrases` are pre-tokens of their own."""
     tokenizer = Tokenizer(models.BPE())
-    words = "|".join(sorted(whole, key=len, reverse=True))
-    pattern = Regex(rf"(?<![a-z])(?:{words})(?![a-z])|(?:system|user|assistant)\n|\d")
+    either = [rf"(?<![a-z])(?:{'|'.join(words)})(?![a-z])", f"(?:{'|'.join(phrases)})"]
+    pattern = Regex("|".join([*either, r"(?:system|user|assistant)\n", r"\d"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(pattern, behavior="isolated"),
@@ -94,3 +96,8 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text)
     os.replace(temporary, path)
+
+
+def untrained() -> Tokenizer:
+    """Return a tokenizer without a vocabulary, to render chats with before there is one."""
+    return Tokenizer(models.BPE())

@@ -1,0 +1,1 @@
+"""Pods from configuration files; imports configuration alone."""

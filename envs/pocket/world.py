@@ -14,13 +14,10 @@ from comem_jax.errors import UserError, nearest
 from envs.repair import Instance
 
 WORDS = tuple(
-    """amber anvil apple arrow aspen badge basil beach birch blade bloom board brick brook brush cabin camel candy cargo
-    cedar chalk cliff cloud clove cobra coral crane cream crown daisy delta diary dove eagle ember fable falcon fern
-    field flame flint forge frost gecko ginger glass globe grape gravel harbor hazel heron honey horse ivory ivy jade
-    jewel jungle kayak kettle koala lake lemon lilac linen lotus lunar mango maple marble meadow melon mint moss nectar
-    nickel north oasis ocean olive onyx opal orbit otter panda peach pearl pepper pine plum pond quartz quill raven reef
-    ridge river robin rose ruby saddle sage satin shell silver slate spice spruce stone storm sugar tango thorn tiger
-    topaz tulip tundra velvet violet walnut willow zebra""".split()
+    """amber apple aspen basil birch bloom brick brush camel cargo chalk cloud cobra crane crown delta dove ember
+    falcon field flint frost ginger globe gravel hazel honey ivory jade jungle kettle lake lilac lotus mango
+    marble melon moss nickel oasis olive opal otter peach pepper plum quartz raven ridge robin ruby sage shell
+    slate spruce storm tango tiger tulip velvet walnut zebra""".split()
 )
 KEYS = ("UNIT", "ZONE", "TINT", "RANK", "MODE", "LANE", "CREW", "PORT")
 TEST_FILE = "tests/test_app.py"
