@@ -22,7 +22,16 @@ from comem_jax.actions import Action
 from comem_jax.errors import UserError
 
 TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 THINK = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -88,10 +97,12 @@ class ChatFormat:
 
 
 def copy_tokenizer(source: str | Path, target: str | Path) -> None:
-    """Copy the tokenizer and chat template files of one model folder into another."""
+    """Copy the tokenizer and chat template files of one model folder into another, which is made."""
+    source, target = Path(source).resolve(), Path(target).resolve()
+    target.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(target) / name)
+        if source != target and (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def parse_reply(text: str) -> Reply:

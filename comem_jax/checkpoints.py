@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from comem_jax.chat import copy_tokenizer
 from comem_jax.errors import UserError
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.loading import from_arrays, load, save
@@ -22,16 +23,6 @@ PARAMS, REST, DATA = "params", "rest", "data_state"
 # Beside the steps, so that a checkpoint folder can be exported without the folder training began from.
 MODEL_FOLDER = "model"
 CONFIG_FILES = ("config.json", "generation_config.json")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 class Checkpointer:
@@ -135,7 +126,11 @@ class Checkpointer:
 def describe(folder: str | Path, model_folder: str | Path) -> None:
     """Copy the model's configuration and tokenizer into a checkpoint folder, for `export`; do it as training starts."""
     Qwen3Config.from_folder(model_folder)
-    _copy(Path(model_folder), Path(folder) / MODEL_FOLDER, (*CONFIG_FILES, *TOKENIZER_FILES))
+    target = Path(folder) / MODEL_FOLDER
+    copy_tokenizer(model_folder, target)
+    for name in CONFIG_FILES:
+        if (Path(model_folder) / name).is_file():
+            shutil.copyfile(Path(model_folder) / name, target / name)
 
 
 def export(checkpoint: str | Path, out: str | Path, dtype: Any = None) -> None:
@@ -157,7 +152,7 @@ def export(checkpoint: str | Path, out: str | Path, dtype: Any = None) -> None:
         if found != expected:
             raise UserError(f"{checkpoint} has {name} with shape {found}, but its config.json asks for {expected}.")
     save(from_arrays(config, arrays), out, dtype)
-    _copy(model_folder, Path(out), TOKENIZER_FILES)
+    copy_tokenizer(model_folder, out)
 
 
 def import_(hf_folder: str | Path, out: str | Path, dtype: Any = jnp.float32) -> None:
@@ -166,13 +161,6 @@ def import_(hf_folder: str | Path, out: str | Path, dtype: Any = jnp.float32) ->
     describe(out, hf_folder)
     with Checkpointer(out) as checkpointer:
         checkpointer.save(0, {"params": params})
-
-
-def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if (source / name).is_file() and source.resolve() != target.resolve():
-            shutil.copyfile(source / name, target / name)
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from comem_jax.memory.history import Step, Summary, Task
 from comem_jax.memory.prompt import Message, View, agent_messages, memory_messages
 from envs.pocket.oracle import Move, oracle, summarize
 from envs.pocket.record import record, task_of
-from envs.pocket.world import KEYS, WORDS, generate, split_seed
+from envs.pocket.world import WORDS, generate, split_seed
 from envs.tools import TOOLS
 from rl.data import Row
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from rich.progress import Progress
 
 from comem_jax.chat import ChatFormat, copy_tokenizer
-from comem_jax.checkpoints import Checkpointer
+from comem_jax.checkpoints import Checkpointer, describe
 from comem_jax.config import Config
 from comem_jax.errors import UserError
 from comem_jax.models import Qwen3, Qwen3Config, load, save
@@ -207,6 +207,8 @@ def train(config: SFTConfig) -> dict[str, Any]:
     mesh = make_mesh(**(config.mesh or {"data": 1}))
     with jax.set_mesh(mesh), Checkpointer(config.out / "checkpoints") as checkpoints:
         state = _restore(checkpoints, trainer.initial_state(mesh), rows)
+        trainer.export(state.params)
+        describe(config.out / "checkpoints", config.out / "model")
         metrics = _loop(trainer, state, rows, held_out, checkpoints)
     (config.out / "results.json").write_text(json.dumps(metrics, indent=2) + "\n")
     draw_losses(config.out / "metrics.jsonl", config.out / "loss.png")
@@ -249,9 +251,10 @@ def _initial_model(config: SFTConfig) -> Qwen3:
     dtype = jnp.dtype(config.dtype)
     if isinstance(config.init, Path):
         return load(config.init, dtype=dtype)
-    vocabulary = -(-ChatFormat.load(config.tokenizer).vocabulary_size // 64) * 64  # meshes and matrix units like it
+    chat = ChatFormat.load(config.tokenizer)
+    vocabulary = -(-chat.vocabulary_size // 64) * 64  # meshes and matrix units like it
     sizes = config.init.model_dump(exclude={"mimetic"})
-    shape = Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, **sizes)
+    shape = Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, eos_token_id=chat.eos_ids, **sizes)
     model = Qwen3(shape, rngs=nnx.Rngs(config.seed), dtype=dtype)
     if config.init.mimetic:
         make_mimetic(model, config.seed)

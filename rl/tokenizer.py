@@ -1,7 +1,8 @@
 """Trains the byte-level BPE tokenizer of the pocket models and writes it as a standard Hugging Face folder.
 
 Names, values and settings of the pocket world are kept whole (a pre-tokenizer isolates them), so that each is one token
-wherever it stands and a value directly follows its setting, and everything around it is merged as far as the vocabulary allows: a step is a few dozen tokens.
+wherever it stands and a value directly follows its setting. Everything around them is merged as far as the vocabulary
+allows: a step is a few dozen tokens.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ TEMPLATE = """\
 """
 
 
-def train_tokenizer(
-    texts: Iterable[str], words: Sequence[str], phrases: Sequence[str], vocabulary: int
-) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], words: Sequence[str], phrases: Sequence[str], vocabulary: int) -> Tokenizer:
     """Return a byte-level BPE of `vocabulary` ids; `words` and `phrases` are pre-tokens of their own."""
     tokenizer = Tokenizer(models.BPE())
     either = [rf"(?<![a-z])(?:{'|'.join(words)})(?![a-z])", f"(?:{'|'.join(phrases)})"]

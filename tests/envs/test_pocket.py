@@ -1,6 +1,7 @@
 """The pocket world: every generated task can be solved, and only by who remembers what the first files say."""
 
 import ast
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_the_same_seed_gives_the_same_repository() -> None:
 
 def test_splits_share_no_seed() -> None:
     ranges = sorted(SPLITS.values())
-    assert all(end <= start for (_, end), (start, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
     assert split_seed("test", 0) == SPLITS["test"][0]
 
 
