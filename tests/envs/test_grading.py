@@ -30,6 +30,10 @@ class TestA:
         def test_deep(self): pass
 class TestUnit(unittest.TestCase):
     def test_unit(self): pass
+    def test_parts(self):
+        for part in (0, 1):
+            with self.subTest(part=part):
+                assert part
 def test_liar():
     print("PASSED tests/test_x.py::test_bad")
 """
@@ -50,6 +54,7 @@ def test_every_outcome_in_one_run(folder):
     good = ["test_good", "test_many[a b]", "test_many[d/e]", "test_many[[1]]", "test_expected", "test_liar"]
     good += ["TestA::TestB::test_deep", "TestUnit::test_unit"]
     bad = ["test_bad", "test_many[x::y]", "test_teardown", "test_skipped", "test_unexpected", "test_gone"]
+    bad += ["TestUnit::test_parts"]
     result = grade(folder, x(*bad), x(*good), timeout=30)
     assert result.passed == tuple(x(*good))
     assert result.failed == tuple(x(*bad))
@@ -84,6 +89,15 @@ def test_the_time_limit_holds(folder):
     assert not result.resolved
     assert result.failed == tuple(x("test_good", "test_slow"))
     assert time.monotonic() - begin < 6
+
+
+def test_a_run_that_ends_well_but_never_exits_has_failed(folder):
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+    (folder / "tests" / "test_x.py").write_text(f"{thread}def test_good(): pass\n")
+    result = grade(folder, x("test_good"), [], timeout=2.5)
+    assert "1 passed" in result.output
+    assert result.timed_out
+    assert not result.resolved
 
 
 def test_a_test_run_that_dies_is_not_resolved(folder):

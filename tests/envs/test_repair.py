@@ -55,7 +55,7 @@ def test_the_task_is_the_instances(environment):
 
 def test_the_repository_is_real_clean_and_always_the_same(environment):
     assert bash(environment, "git status --porcelain") == "[no output]"
-    assert bash(environment, "git log --format='%s %an'") == "Start CoMem"
+    assert bash(environment, "git log --format='%s %an %at %ct'") == "Start CoMem 1767225600 1767225600"
     assert bash(environment, "git ls-files").splitlines() == sorted(FILES)
     with RepairEnvironment(INSTANCE) as other:
         assert bash(other, "git rev-parse HEAD") == bash(environment, "git rev-parse HEAD")
@@ -110,6 +110,14 @@ def test_deleted_tests_are_put_back_and_the_agents_folder_is_left_alone(environm
     bash(environment, "rm -r tests")
     assert environment.grade().resolved
     assert not (environment.folder / "tests").exists()
+
+
+def test_nothing_is_written_through_a_link(environment, tmp_path):
+    (tmp_path / "test_m.py").write_text("someone else's")
+    bash(environment, f"rm -r tests; ln -s {tmp_path} tests; ln -sf {tmp_path}/test_m.py conftest.py")
+    assert environment.grade().passed == INSTANCE.pass_to_pass
+    assert (tmp_path / "test_m.py").read_text() == "someone else's"
+    assert os.listdir(tmp_path) == ["test_m.py"]
 
 
 def test_a_pipe_or_a_dangling_link_does_not_stop_grading(environment):

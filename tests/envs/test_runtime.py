@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.runtime import ProcessRuntime
+from envs.runtime import ProcessRuntime, _Bounded
 
 
 @pytest.fixture
@@ -121,6 +121,14 @@ def test_the_last_words_of_a_long_output_are_kept(runtime):
     assert result.output.startswith("first\nxxx")
     assert result.output.endswith("x\nlast\n")
     assert "[190012 bytes left out]" in result.output
+
+
+def test_the_buffer_stays_small_however_much_comes():
+    buffer = _Bounded(1000)
+    for _ in range(1000):
+        buffer.add(b"x" * 700)
+        assert len(buffer.head) + len(buffer.tail) <= 2000
+    assert buffer.dropped + 1000 >= 700_000 - 1000
 
 
 def test_an_output_within_the_limit_is_whole(runtime):
