@@ -1,7 +1,7 @@
 """Makes the pocket models again from seeds: `make weights`.
 
-The tokenizer, the stem of both models, the agent and the memory model, in this order; what is already there from an
-earlier, interrupted call is not made again. Each run is a configuration of `configs/train`.
+The tokenizer, then one run of `configs/train` after another: look-ups, the stem of both models, the agent and the
+memory model. A call that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CONFIGS = Path("configs/train")
 VOCABULARY = 1024
 WINDOW = 1024
 TEXT_TASKS = 400
+TARGETS = {"agent": AGENT, "memory": MEMORY}
 
 
 def make_tokenizer() -> None:
@@ -33,12 +34,12 @@ def make_tokenizer() -> None:
 
 
 def make_models() -> None:
-    """Train the stem and both models, and put the two in the weights folder."""
-    train(load_config(SFTConfig, CONFIGS / "pocket_base.yaml"))
-    for target in (AGENT, MEMORY):
-        config = load_config(SFTConfig, CONFIGS / f"pocket_{target.name}.yaml")
+    """Train the stages in order, and put the agent and the memory model in the weights folder."""
+    for stage in ("recall", "base", "agent", "memory"):
+        config = load_config(SFTConfig, CONFIGS / f"pocket_{stage}.yaml")
         train(config)
-        shutil.copytree(config.out / "model", target, dirs_exist_ok=True)
+        if stage in TARGETS:
+            shutil.copytree(config.out / "model", TARGETS[stage], dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
