@@ -41,6 +41,7 @@ class Server:
         self.bodies: list[Body] = []
         self.keys: list[str | None] = []
         self.url = ""
+        self.open = self.most = 0  # calls being answered now, and at most
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -49,7 +50,10 @@ class Server:
         async def complete(request: Request) -> Response:
             self.bodies.append(await request.json())
             self.keys.append(request.headers.get("authorization"))
+            self.open += 1
+            self.most = max(self.most, self.open)
             await asyncio.sleep(self.seconds)
+            self.open -= 1
             result = self.script(self.bodies[-1])
             return result if isinstance(result, Response) else JSONResponse(result)
 

@@ -150,7 +150,7 @@ async def test_a_refusal_is_not_tried_again():
 async def test_attempts_are_spaced():
     begin = time.monotonic()
     await go(World(), Agent(EndpointError(503, "busy")), backoff=(0.1, 0.2))
-    assert 0.3 <= time.monotonic() - begin < 2
+    assert time.monotonic() - begin >= 0.3
 
 
 async def test_a_failing_environment_returns_the_run_so_far():
@@ -166,10 +166,16 @@ async def test_a_failing_environment_returns_the_run_so_far():
 
 
 async def test_environments_of_many_runs_block_only_themselves():
-    begin = time.monotonic()
-    worlds = [World(0.15) for _ in range(40)]
-    await asyncio.gather(*(go(world, Agent(LOOK), max_steps=2) for world in worlds))
-    assert time.monotonic() - begin < 2.0
+    together = threading.Barrier(40, timeout=30)
+
+    class Meeting(World):
+        def step(self, action):
+            together.wait()  # passes only once all forty are inside
+            return super().step(action)
+
+    worlds = [Meeting() for _ in range(40)]
+    runs = await asyncio.gather(*(go(world, Agent(LOOK), max_steps=2) for world in worlds))
+    assert {run.done_reason for run in runs} == {"max_steps"}
     assert all(len(world.threads) == 1 for world in worlds)
 
 
@@ -225,7 +231,7 @@ async def test_memory_is_hidden_under_freshest_and_waited_for_under_sync():
     assert sync_trace.hidden_share() < 0.1
     assert fresh_trace.seconds("memory", "summary") >= 3 * 0.3
     assert fresh_trace.hidden_share() == 1.0
-    assert fresh.wall < sync.wall - 0.8
+    assert fresh.wall < sync.wall
     assert sum(fresh.step_seconds) == pytest.approx(fresh.wall, abs=0.05)
     assert max(usage.staleness for usage in fresh.usage) < 6
 

@@ -146,9 +146,8 @@ async def test_a_server_that_is_not_there():
 async def test_calls_run_side_by_side():
     with serving(lambda body: answer(), seconds=0.4) as server:
         async with opened(server.url, model="m") as endpoint:
-            begin = asyncio.get_running_loop().time()
             await asyncio.gather(*(endpoint.complete(MESSAGES) for _ in range(5)))
-            assert asyncio.get_running_loop().time() - begin < 1.2
+    assert server.most > 1
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host/v1", "http://", "/v1"])

@@ -198,7 +198,9 @@ parts = st.sampled_from(
 paths = st.one_of(st.lists(parts, max_size=8).map("/".join), st.text(max_size=30))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(path=paths, text=st.text(max_size=20))
 def test_whatever_the_path_nothing_outside_changes_or_shows(editor, path, text):
     for name, target in {"link": editor.root.parent / "secret.txt", "up": editor.root.parent}.items():
@@ -230,7 +232,9 @@ def test_a_resolved_path_is_inside(tmp_path_factory, path):
         assert str(error).endswith(".")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(before=st.text(alphabet="ab\n\r\té", max_size=40), new=st.text(alphabet="ab\n\t", max_size=10), data=st.data())
 def test_a_replacement_changes_one_place_and_undo_restores_it(editor, before, new, data):
     file = editor.root / "h.txt"

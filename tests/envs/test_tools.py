@@ -149,7 +149,9 @@ def one_sentence(text: str) -> bool:
     return text.startswith("Error: ") and text.endswith((".", "?")) and "\n" not in text
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(command=st.one_of(values, st.sampled_from(COMMANDS)), arguments=arguments)
 def test_no_arguments_whatever_raise_in_the_editor(tools, command, arguments):
     observation = tools.call(Action("file_editor", {"command": command, "path": "pkg/m.py", **arguments}))
@@ -157,7 +159,9 @@ def test_no_arguments_whatever_raise_in_the_editor(tools, command, arguments):
     assert one_sentence(observation.text) or not observation.text.startswith("Error")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(tool=st.one_of(st.sampled_from(["search", "finish", "file_editor"]), st.text(max_size=20)), arguments=arguments)
 def test_no_action_whatever_raises(tools, tool, arguments):
     observation = tools.call(Action(tool, arguments))

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -165,7 +165,7 @@ failures = st.lists(st.booleans(), min_size=1, max_size=5).map(tuple)
 numbers = st.frozensets(st.integers(1, 20), max_size=5)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.sampled_from(["sync", "comem"]),
     schedule=st.sampled_from(["paper", "freshest"]),
@@ -221,7 +221,7 @@ def check_records(simulation: Simulation) -> None:
     assert share is None or 0 <= share <= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     k=st.integers(1, 5),
     budget=st.one_of(st.none(), st.integers(150, 600)),
@@ -251,7 +251,7 @@ def tail_tokens(coverage: int, steps: int) -> int:
     return count_tokens(agent_messages(PromptView(TASK, [a_step(i) for i in range(coverage + 1, steps + 1)], summary)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(k=st.integers(1, 5), agent=durations, environment=durations, memory=durations)
 def test_staleness_is_bounded_where_the_schedule_joins(k, **timing):
     paper = run(PolicyConfig(name="comem", schedule="paper", k=k), 16, **timing)
@@ -404,7 +404,7 @@ def test_mask_keeps_every_call_and_the_last_observations(keep, steps):
         check_pairs(prompt.messages)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(budget=st.integers(1, 600), steps=st.integers(1, 14), volatile=st.integers(0, 5))
 def test_window_shows_as_many_whole_steps_as_fit(budget, steps, volatile):
     config = PolicyConfig(name="window", budget_tokens=budget, volatile_below=volatile)
