@@ -6,6 +6,7 @@ This keeps tasks apart and tidy; it is no security boundary. Code that is not tr
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import shutil
@@ -25,12 +26,16 @@ TIMEOUT_EXIT_CODE = 124  # as timeout(1) has it
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command wrote (stdout and stderr together), its exit code (124 after a timeout) and its seconds."""
+    """What a command wrote (stdout and stderr together), its exit code (124 after a timeout) and its seconds.
+
+    `limit` is how many seconds it was allowed.
+    """
 
     output: str
     exit_code: int
     timed_out: bool
     seconds: float
+    limit: float = math.inf
 
 
 class Runtime(Protocol):
@@ -66,19 +71,19 @@ class ProcessRuntime:
         the command cannot be passed to the system (a NUL in it).
         """
         begin = time.monotonic()
-        deadline = begin + (self.timeout if timeout is None else timeout)
+        limit = self.timeout if timeout is None else timeout
         output = _Bounded(self.output_limit)
         with self._start(command) as process:
             timed_out = True  # until shown otherwise: an interrupt kills the stragglers too
             try:
-                timed_out = not _follow(process, deadline, output)
+                timed_out = not _follow(process, begin + limit, output)
             finally:
                 _kill_group(process.pid)
                 if timed_out:
                     self._kill_stragglers()
                 _drain(process, output)
         exit_code = TIMEOUT_EXIT_CODE if timed_out else _exit_code(process.returncode)
-        return CommandResult(output.text(), exit_code, timed_out, time.monotonic() - begin)
+        return CommandResult(output.text(), exit_code, timed_out, time.monotonic() - begin, limit)
 
     def close(self) -> None:
         """Kill what is left of the commands and remove the scratch folder; the task's folder stays."""

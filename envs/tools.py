@@ -115,7 +115,7 @@ class RepairTools:
         result = self.runtime.run(cmd)
         output = shorten(result.output.rstrip("\n")) or "[no output]"
         if result.timed_out:
-            output += f"\n[timed out after {round(result.seconds, 1):g} s]"
+            output += f"\n[timed out after {result.limit:g} s]"
         elif result.exit_code:
             output += f"\n[exit code {result.exit_code}]"
         return Observation(output)
