@@ -44,7 +44,7 @@ def shell(line: str, folder: Path = ROOT) -> str:
 def running(line: str) -> Iterator[None]:
     """A server that the README starts, up and answering."""
     process = subprocess.Popen(line.split(), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    port = line.split()[-1]
+    port = line.rsplit(maxsplit=1)[-1]
     try:
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
