@@ -28,6 +28,8 @@ def test_reads_what_transformers_writes(tmp_path):
 def test_transformers_reads_what_it_writes(tmp_path):
     config = tiny_config(rope_theta=5e5, head_dim=16, bos_token_id=1, eos_token_id=(2, 3))
     (tmp_path / "config.json").write_text(config.to_json("bfloat16"))
+    written = json.loads(config.to_json("bfloat16"))
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 5e5  # older readers, and transformers 5
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     assert isinstance(theirs, transformers.Qwen3Config)
     assert theirs.rope_parameters["rope_theta"] == 5e5
