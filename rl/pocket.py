@@ -2,9 +2,8 @@
 
 Every row is rendered by the prompt builder and the chat format that serve the models. The agent's rows show a run as it
 is seen under each policy (full history; summary and raw tail; masked; windowed), the memory model's rows ask for a
-summary at a random cut. Recall rows are no text at all: random pairs of names, or settings in capitals with their
-values, then the first of each pair again in another order. They are where a small model learns to look things up,
-long before it could from whole runs. For the same reason the value that an edit writes from memory weighs more.
+summary at a random cut. Recall rows are no text at all: random pairs of names, then the first names again in another
+order. They are where a small model learns to look things up, long before it could from whole runs.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from comem_jax.memory.history import Step, Summary, Task
 from comem_jax.memory.prompt import Message, View, agent_messages, memory_messages
 from envs.pocket.oracle import Move, oracle, summarize
 from envs.pocket.record import record, task_of
-from envs.pocket.world import KEYS, WORDS, generate, split_seed
+from envs.pocket.world import WORDS, generate, split_seed
 from envs.tools import TOOLS
 from rl.data import Row
 
-VALUE_WEIGHT = 4.0
 LONGEST_TAIL = 6  # raw steps beyond a summary's coverage in a training row; k = 2 needs up to 4
 
 
@@ -72,22 +70,12 @@ def memory_rows(run: Run, chat: ChatFormat, rng: random.Random, cuts: int = 3) -
 
 
 def recall_row(chat: ChatFormat, rng: random.Random) -> Row:
-    """Return random pairs, then the first of each again in another order, with the loss on the second ones.
-
-    The pairs are of names, or of settings and values; a setting comes again in small letters, as an edit writes it.
-    """
-    names = rng.sample(WORDS, 2 * rng.randint(2, 10))
-    if rng.random() < 0.5:
-        shown = asked = names[::2]
-    else:
-        keys = rng.sample(KEYS, min(len(KEYS), len(names) // 2))
-        shown, asked = [f"{key} = '" for key in keys], [f"{key.lower()} = '" for key in keys]
-    triples = list(zip(shown, asked, names[1::2], strict=False))
-    again = rng.sample(triples, len(triples))
-    texts = [text for key, _, value in triples for text in (key, value)]
-    texts += [text for _, key, value in again for text in (key, value)]
-    tokens = [token for text in texts for token in chat.encode(text)]
-    loss = [0.0, 0.0] * len(triples) + [0.0, 1.0] * len(again)
+    """Return random pairs of names, then their first names again in another order, with the loss on the second ones."""
+    names = [chat.encode(word)[0] for word in rng.sample(WORDS, 2 * rng.randint(2, 10))]
+    pairs = list(zip(names[::2], names[1::2], strict=True))
+    again = rng.sample(pairs, len(pairs))
+    tokens = [token for pair in pairs + again for token in pair]
+    loss = [0.0, 0.0] * len(pairs) + [0.0, 1.0] * len(again)
     return Row(np.asarray(tokens, np.int32), np.asarray(loss, np.float32))
 
 
@@ -137,21 +125,7 @@ def render_row(chat: ChatFormat, messages: Sequence[Message], tools: Sequence[di
 def _agent_row(run: Run, chat: ChatFormat, view: View, trained: Sequence[int]) -> Row:
     """Render a view whose raw steps are trained on where their index is in `trained`."""
     turns = {turn for turn, step in enumerate(view.steps) if step.index in trained}
-    row = render_row(chat, agent_messages(view), TOOLS, turns)
-    for index in trained:
-        for need in run.moves[index - 1].needs:
-            _weigh(row, chat, need)
-    return row
-
-
-def _weigh(row: Row, chat: ChatFormat, fact: str) -> None:
-    """Give the value of a fact its weight wherever it is a target."""
-    key, _, value = fact.removesuffix("'").partition("'")
-    setting = np.asarray(chat.encode(key.lower() + "'") + chat.encode(value))
-    for start in range(len(row.tokens) - len(setting)):
-        last = start + len(setting) - 1
-        if row.loss[last] and np.array_equal(row.tokens[start : last + 1], setting):
-            row.loss[last] = VALUE_WEIGHT
+    return render_row(chat, agent_messages(view), TOOLS, turns)
 
 
 def _masked_row(run: Run, chat: ChatFormat, rng: random.Random) -> Row:

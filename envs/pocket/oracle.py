@@ -60,18 +60,12 @@ def _view(module: Module) -> Move:
 
 def _edits(task: PocketTask) -> list[Move]:
     path, moves = task.chain[-1].path, []
-    settings = list(task.fixes.items())
-    for position, (key, (wrong, right)) in enumerate(settings):
-        left = [_setting(name, values[0]) for name, values in settings[position:]]
-        arguments = {
-            "command": "str_replace",
-            "path": path,
-            "old_str": _setting(key, wrong),
-            "new_str": _setting(key, right),
-        }
-        plan = "\n".join([f"next: edit {path}", *left])
-        needs = (_setting(key.upper(), right),)
-        moves.append(Move("Mend the setting.", Action("file_editor", arguments), plan, needs=needs))
+    stale = [_setting(key.lower(), wrong) for key, (wrong, _) in task.fixes.items()]
+    for position, (key, (_, right)) in enumerate(task.fixes.items()):
+        wanted = _setting(key, right)
+        edit = {"command": "str_replace", "path": path, "old_str": stale[position], "new_str": wanted}
+        plan = "\n".join([f"next: edit {path}", *stale[position:]])
+        moves.append(Move("Mend the setting.", Action("file_editor", edit), plan, needs=(wanted,)))
     return moves
 
 

@@ -1,8 +1,8 @@
 """The pocket world's generator: small real Python repositories, each with one bug that only an early fact can mend.
 
 A repository is a chain of modules. The issue names a function; its module defines settings in capitals and refers to
-the next module, by import or by a name to search for, and so on to the last one, whose settings are stale copies. They
-must be set to what the first modules define, so what is read in steps 2 and 3 is needed some eight steps later.
+the next module, by import or by a name to search for, and so on to the last one, which has stale settings in small
+letters. The first modules' settings must stand there instead: what is read in steps 2 to 4 is needed eight steps later.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SPLITS = {"train": (0, 1_000_000), "validation": (1_000_000, 1_100_000), "test":
 
 SYSTEM = "You repair a Python repository. Call one tool at a time."
 ISSUE = (
-    "The function `{function}` answers with stale settings. Follow the references from its file to the last one, set "
-    "the settings there to the values in capitals that the first files define, run the tests and finish."
+    "The function `{function}` fails. Follow the references from its file to the last one, replace each stale setting "
+    "in small letters there by the setting in capitals that the first files define, run the tests and finish."
 )
 
 
@@ -50,8 +50,8 @@ class Module:
 class PocketTask:
     """A generated repository with what an all-knowing oracle knows of it.
 
-    `chain` runs from the function the issue names to the module that must be mended; `fixes` maps each stale setting
-    (lower case) to its (wrong value, right value), in the order in which the last module lists them.
+    `chain` runs from the function the issue names to the module that must be mended; `fixes` maps each setting that is
+    stale there to its (wrong value, right value), in the order in which that module lists them.
     """
 
     instance: Instance
@@ -88,7 +88,7 @@ def generate(seed: int) -> PocketTask:
         helpers = tuple((w[0], w[1], w[2]) for w in (rng.sample(words, 3) for _ in range(rng.randint(1, 3))))
         chain.append(Module(names[position], functions[position], constants, helpers, position in hops))
     decoy = Module(words[0], f"{functions[0]}_old", {}, ((words[1], words[2], words[3]),))
-    fixes = {key.lower(): (wrong[key], right[key]) for key in stale}
+    fixes = {key: (wrong[key], right[key]) for key in stale}
     return PocketTask(_instance(seed, chain, decoy, stale), tuple(chain), fixes)
 
 
@@ -112,8 +112,8 @@ def _instance(seed: int, chain: list[Module], decoy: Module, stale: list[str]) -
         id=f"pocket-{seed}",
         problem_statement=ISSUE.format(function=chain[0].function),
         files=dict(sorted(files.items())),
-        fail_to_pass=tuple(f"{TEST_FILE}::test_{key.lower()}" for key in stale),
-        pass_to_pass=(f"{TEST_FILE}::test_chain", f"{TEST_FILE}::test_helpers"),
+        fail_to_pass=(*(f"{TEST_FILE}::test_{key.lower()}" for key in stale), f"{TEST_FILE}::test_chain"),
+        pass_to_pass=(f"{TEST_FILE}::test_helpers",),
         system=SYSTEM,
         protected=(TEST_FILE,),
     )
@@ -134,7 +134,7 @@ def _source(module: Module, following: Module | None) -> str:
 
 def _result(module: Module, following: Module | None) -> str:
     if following is None:
-        return " + ".join(module.constants) or "''"
+        return " + ".join(key.upper() for key in module.constants) or "''"
     return f"find('{following.function}')()" if module.by_name else f"{following.function}()"
 
 
@@ -159,9 +159,9 @@ def _tests(chain: list[Module], stale: list[str]) -> str:
     modules = sorted({module.name for module in chain})
     lines = [*(f"import app.{name}" for name in modules), ""]
     lines += [
-        f"\ndef test_{k.lower()}():\n    assert app.{last.name}.{k.lower()} == app.{owner[k]}.{k}\n" for k in stale
+        f"\ndef test_{key.lower()}():\n    assert app.{last.name}.{key} == app.{owner[key]}.{key}\n" for key in stale
     ]
-    settings = " + ".join(f"app.{last.name}.{key.lower()}" for key in stale)
+    settings = " + ".join(f"app.{owner[key]}.{key}" for key in stale)
     lines.append(f"\ndef test_chain():\n    assert app.{first.name}.{first.function}() == {settings}\n")
     checks = "".join(
         f"    assert app.{module.name}.{name}_text('{old}') == '{new}'\n"

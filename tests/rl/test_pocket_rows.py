@@ -92,27 +92,19 @@ def test_no_row_asks_for_a_fact_that_it_does_not_show(chat: ChatFormat) -> None:
             for answer in targets(row):
                 text = chat.decode(answer)
                 for fact in needed:
-                    key, value = fact.split(" = ")
-                    if f'"new_str": "{key.lower()} = {value}' in text:
-                        before = chat.decode(row.tokens.tolist())
-                        assert fact in before
+                    written = f'"new_str": "{fact}'
+                    if written in text:
+                        whole = chat.decode(row.tokens.tolist())
+                        assert whole.index(fact) < whole.index(written)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_recall_row_asks_for_what_it_showed(chat: ChatFormat, seed: int) -> None:
-    row = recall_row(chat, random.Random(seed))
-    texts = [chat.decode([int(token)]) for token in row.tokens]
-    half = len(texts) // 2
-    shown = {key.lower(): value for key, value in zip(texts[:half:2], texts[1:half:2], strict=True)}
-    asked = dict(zip(texts[half::2], texts[half + 1 :: 2], strict=True))
+def test_a_recall_row_asks_for_what_it_showed(chat: ChatFormat) -> None:
+    row = recall_row(chat, random.Random(0))
+    half = len(row.tokens) // 2
+    shown = dict(zip(row.tokens[:half:2].tolist(), row.tokens[1:half:2].tolist(), strict=True))
+    asked = dict(zip(row.tokens[half::2].tolist(), row.tokens[half + 1 :: 2].tolist(), strict=True))
     assert asked == shown
     assert row.loss.sum() == len(shown)
-
-
-def test_the_value_that_an_edit_remembers_weighs_more(chat: ChatFormat, run: Run) -> None:
-    row = next(agent_rows(run, chat, random.Random(0)))
-    heavy = [chat.decode([int(token)]) for token in row.tokens[row.loss > 1]]
-    assert heavy == [need.split("'")[1] for move in run.moves for need in move.needs]
 
 
 def test_rows_of_a_task_are_the_same_every_time(chat: ChatFormat) -> None:
