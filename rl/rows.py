@@ -15,8 +15,9 @@ from rich.progress import track
 
 from comem_jax.chat import ChatFormat
 from comem_jax.config import Config
+from envs.pocket import oracle, world
+from rl import pocket
 from rl.data import Row, RowStore, load_rows, save_rows
-from rl.pocket import rows_of_seed
 
 Stores = dict[str, RowStore]
 
@@ -34,8 +35,11 @@ class PocketRows(Config):
         return self._split("train", self.tasks, tokenizer), self._split("validation", self.held_out, tokenizer)
 
     def _split(self, split: str, tasks: int, tokenizer: Path) -> Stores:
-        content = b"".join((tokenizer / name).read_bytes() for name in ("tokenizer.json", "chat_template.jinja"))
-        path = self.cache / f"pocket-{split}-{tasks}-{hashlib.sha256(content).hexdigest()[:12]}.npz"
+        # Whatever the rows follow from is in the name, so that none outlives a change of it.
+        sources = [Path(module.__file__ or "") for module in (world, oracle, pocket)]
+        sources += [tokenizer / name for name in ("tokenizer.json", "chat_template.jinja")]
+        content = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+        path = self.cache / f"pocket-{split}-{tasks}-{content.hexdigest()[:12]}.npz"
         if not path.is_file():
             save_rows(_make(split, tasks, tokenizer), path)
         return load_rows(path)
@@ -53,7 +57,7 @@ def _make(split: str, tasks: int, tokenizer: Path) -> dict[str, list[Row]]:
 
 
 def _rows_of_task(split: str, index: int, tokenizer: Path) -> dict[str, list[Row]]:
-    return rows_of_seed(split, index, _chat(tokenizer))
+    return pocket.rows_of_seed(split, index, _chat(tokenizer))
 
 
 @functools.cache

@@ -194,12 +194,15 @@ class Trainer:
 
 
 def train(config: SFTConfig) -> dict[str, Any]:
-    """Run the configured SFT, resuming from its last checkpoint, and return the last metrics.
+    """Run the configured SFT and return the last metrics; go on from the last checkpoint; leave a finished run alone.
 
     Writes into `config.out`: `config.yaml`, `metrics.jsonl`, `results.json`, `loss.png`, `checkpoints/` (Orbax) and
     `model/`, a Hugging Face folder of the newest weights.
     """
     _start_folder(config)
+    results = config.out / "results.json"  # written last, so a run that has it is over
+    if results.is_file():
+        return json.loads(results.read_text())
     trainer, data = Trainer(config), config.data
     train_rows, eval_rows = data.rows.prepare(config.tokenizer)
     rows = iter(batches(train_rows, data.mix, data.length, data.batch, config.seed))
@@ -210,8 +213,8 @@ def train(config: SFTConfig) -> dict[str, Any]:
         trainer.export(state.params)
         describe(config.out / "checkpoints", config.out / "model")
         metrics = _loop(trainer, state, rows, held_out, checkpoints)
-    (config.out / "results.json").write_text(json.dumps(metrics, indent=2) + "\n")
     draw_losses(config.out / "metrics.jsonl", config.out / "loss.png")
+    results.write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
