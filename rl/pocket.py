@@ -3,9 +3,8 @@
 Every row is rendered by the prompt builder and the chat format that serve the models. The agent's rows show a run as it
 is seen under each policy (full history; summary and raw tail; masked; windowed), the memory model's rows ask for a
 summary at a random cut. Recall rows are no text at all: random pairs of names, then the first names again in another
-order. They are where a small model learns to look things up, long before it could from whole runs. Edit rows are the
-agent's prompts before an edit, under a summary: the value to write is one token in a hundred of a run, so it is shown
-more often, and weighs more, than the rest.
+order. They are where a small model learns to look things up, long before it could from whole runs. The
+value that an edit writes from memory weighs more than other targets: it is one token in fifty.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from envs.pocket.world import WORDS, generate, split_seed
 from envs.tools import TOOLS
 from rl.data import Row
 
-VALUE_WEIGHT = 8.0
+VALUE_WEIGHT = 4.0
 LONGEST_TAIL = 6  # raw steps beyond a summary's coverage in a training row; k = 2 needs up to 4
 
 
@@ -63,14 +62,6 @@ def agent_rows(run: Run, chat: ChatFormat, rng: random.Random) -> Iterator[Row]:
     yield _agent_row(run, chat, view, [i for i in range(start + 3, last + 1) if _derivable(run, i, start)])
 
 
-def edit_rows(run: Run, chat: ChatFormat, rng: random.Random) -> Iterator[Row]:
-    """Yield two rows an edit: its prompt under a summary of up to four steps ago, with the loss on the edit alone."""
-    for index, move in enumerate(run.moves, start=1):
-        for lag in rng.sample(range(5), 2) if move.needs else ():
-            coverage = index - 1 - lag
-            yield _agent_row(run, chat, View(run.task, run.steps[coverage:index], run.summary(coverage)), [index])
-
-
 def memory_rows(run: Run, chat: ChatFormat, rng: random.Random, cuts: int = 3) -> Iterator[Row]:
     """Yield the memory model's rows of one run: the summary wanted after each of `cuts` random steps."""
     for coverage in rng.sample(range(1, len(run.steps)), cuts):
@@ -91,13 +82,12 @@ def recall_row(chat: ChatFormat, rng: random.Random) -> Row:
 
 
 def rows_of_seed(split: str, index: int, chat: ChatFormat) -> dict[str, list[Row]]:
-    """Return the rows of one task by kind: `agent`, `edit`, `memory` and `recall`; the same every time."""
+    """Return the rows of one task by kind: `agent`, `memory` and `recall`; the same every time."""
     seed = split_seed(split, index)
     rng = random.Random(f"rows-{seed}")
     run = Run.of_seed(seed)
     return {
         "agent": list(agent_rows(run, chat, rng)),
-        "edit": list(edit_rows(run, chat, rng)),
         "memory": list(memory_rows(run, chat, rng)),
         "recall": [recall_row(chat, rng) for _ in range(8)],
     }

@@ -75,21 +75,20 @@ def generate(seed: int) -> PocketTask:
     words = rng.sample(WORDS, len(WORDS))
     length = rng.randint(6, 8)
     names, functions = _take(words, length), _take(words, length)
-    keys = rng.sample(KEYS, 4)
-    right = dict(zip(keys, _take(words, 4), strict=True))
-    stale = rng.sample([rng.choice(keys[:2]), rng.choice(keys[2:])], 2)
-    wrong = dict(zip(stale, _take(words, 2), strict=True))
+    keys = rng.sample(KEYS, 2)
+    right = dict(zip(keys, _take(words, 2), strict=True))
+    wrong = dict(zip(keys, _take(words, 2), strict=True))
     hops = _search_hops(rng, length)
     chain = []
     for position in range(length):
-        constants = {key: right[key] for key in keys[2 * position : 2 * position + 2]}
+        constants = {key: right[key] for key in keys[position : position + 1]}
         if position == length - 1:
-            constants = {key.lower(): wrong[key] for key in stale}
+            constants = {key.lower(): wrong[key] for key in keys}
         helpers = tuple((w[0], w[1], w[2]) for w in (rng.sample(words, 3) for _ in range(rng.randint(1, 3))))
         chain.append(Module(names[position], functions[position], constants, helpers, position in hops))
     decoy = Module(words[0], f"{functions[0]}_old", {}, ((words[1], words[2], words[3]),))
-    fixes = {key: (wrong[key], right[key]) for key in stale}
-    return PocketTask(_instance(seed, chain, decoy, stale), tuple(chain), fixes)
+    fixes = {key: (wrong[key], right[key]) for key in keys}
+    return PocketTask(_instance(seed, chain, decoy, keys), tuple(chain), fixes)
 
 
 def _take(words: list[str], count: int) -> list[str]:
@@ -103,8 +102,8 @@ def _search_hops(rng: random.Random, length: int) -> set[int]:
     return set(rng.sample(range(length - 1), rng.randint(0, 2)))
 
 
-def _instance(seed: int, chain: list[Module], decoy: Module, stale: list[str]) -> Instance:
-    files = {"app/__init__.py": "", "app/find.py": _FIND, TEST_FILE: _tests(chain, stale)}
+def _instance(seed: int, chain: list[Module], decoy: Module, keys: list[str]) -> Instance:
+    files = {"app/__init__.py": "", "app/find.py": _FIND, TEST_FILE: _tests(chain, keys)}
     for module, following in zip(chain, [*chain[1:], None], strict=True):
         files[module.path] = _source(module, following)
     files[decoy.path] = _source(decoy, None)
@@ -112,7 +111,7 @@ def _instance(seed: int, chain: list[Module], decoy: Module, stale: list[str]) -
         id=f"pocket-{seed}",
         problem_statement=ISSUE.format(function=chain[0].function),
         files=dict(sorted(files.items())),
-        fail_to_pass=(*(f"{TEST_FILE}::test_{key.lower()}" for key in stale), f"{TEST_FILE}::test_chain"),
+        fail_to_pass=(*(f"{TEST_FILE}::test_{key.lower()}" for key in keys), f"{TEST_FILE}::test_chain"),
         pass_to_pass=(f"{TEST_FILE}::test_helpers",),
         system=SYSTEM,
         protected=(TEST_FILE,),
@@ -153,15 +152,15 @@ def find(name):
 """
 
 
-def _tests(chain: list[Module], stale: list[str]) -> str:
+def _tests(chain: list[Module], keys: list[str]) -> str:
     first, last = chain[0], chain[-1]
     owner = {key: module.name for module in chain[:2] for key in module.constants}
     modules = sorted({module.name for module in chain})
     lines = [*(f"import app.{name}" for name in modules), ""]
     lines += [
-        f"\ndef test_{key.lower()}():\n    assert app.{last.name}.{key} == app.{owner[key]}.{key}\n" for key in stale
+        f"\ndef test_{key.lower()}():\n    assert app.{last.name}.{key} == app.{owner[key]}.{key}\n" for key in keys
     ]
-    settings = " + ".join(f"app.{owner[key]}.{key}" for key in stale)
+    settings = " + ".join(f"app.{owner[key]}.{key}" for key in keys)
     lines.append(f"\ndef test_chain():\n    assert app.{first.name}.{first.function}() == {settings}\n")
     checks = "".join(
         f"    assert app.{module.name}.{name}_text('{old}') == '{new}'\n"
