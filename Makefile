@@ -31,7 +31,7 @@ format: .venv/.developed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Makes the pocket models again from seeds: about an hour and a half on two cores.
+# Makes the pocket models again from seeds: about 20 minutes on two cores.
 weights: install
 	$(BIN)/python -m rl.make_weights
 
