@@ -56,7 +56,7 @@ def prefill(graphdef: Any, params: Any, cache: Cache, tokens: jax.Array, place: 
     slot, start = place
     size = tokens.shape[0]
     row = _take(cache, slot, 0, min(reach + size, cache.length))
-    _, row = nnx.merge(graphdef, params).extend(tokens[None], row, start[None], attend=reach)
+    _, row = nnx.merge(graphdef, params).extend(tokens[None], row, start[None])
     return _put(cache, slot, start, _take(row, 0, start, size))
 
 

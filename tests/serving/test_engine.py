@@ -66,6 +66,24 @@ def finish(engine: Engine) -> dict[int, Tokens]:
     return out
 
 
+@pytest.mark.parametrize("held", [250, 255, 256])
+def test_a_prompt_that_goes_on_past_a_size_of_context_sees_its_own_end(
+    engine: Engine, uncached: Callable, held: int
+) -> None:
+    tokens = prompt(held, seed=7)
+    begin(engine, tokens, 0)
+    finish(engine)
+    longer = tokens + prompt(40, seed=8)
+    prefix = Prefix(np.array(longer, np.int32), 0, held)
+    while not prefix.ready:
+        engine.prefill(prefix)
+    engine.insert(prefix, Sampling(ignore_eos=True, top=1), 4)
+    ids, logprobs = uncached(longer, 4)
+    found = finish(engine)[0]
+    assert found.ids == ids
+    np.testing.assert_allclose(found.logprobs, logprobs, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [1, 2, 33, 130, 300])
 def test_greedy_tokens_are_the_models_own(engine: Engine, uncached: Callable, length: int) -> None:
     begin(engine, prompt(length), slot=1)
