@@ -57,6 +57,14 @@ def parse_config(cls: type[C], values: dict[str, Any], where: str) -> C:
         raise UserError(f"{where}: {_sentence(cls, first)}") from None
 
 
+def make_results_folder(path: Path) -> None:
+    """Make a results folder, before any work is done for it; raises `UserError` where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the results folder {str(path)!r} cannot be made: {error.strerror}") from None
+
+
 def _sentence(cls: type[BaseModel], fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":

@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from comem_jax.agent import Run, run_agent
 from comem_jax.chat import ChatFormat
-from comem_jax.config import Config
-from comem_jax.endpoint import Endpoint
+from comem_jax.config import Config, make_results_folder
+from comem_jax.endpoint import Endpoint, EndpointError
+from comem_jax.errors import UserError
 from comem_jax.memory.policies import CountTokens, PolicyConfig, make_policy
 from comem_jax.memory.summarizer import Summarizer
 from comem_jax.memory.trace import Trace
@@ -85,6 +86,8 @@ async def evaluate(config: EvalConfig, on_outcome: Callable[[Outcome], None] = l
     fails is an unresolved outcome, never a missing one.
     """
     runner = _Runner(config)
+    await runner.check_endpoints()
+    make_results_folder(config.out)
     jobs = [(instance, name) for instance in config.tasks.instances() for name in config.policies]
     places = asyncio.Semaphore(config.concurrency)
 
@@ -107,6 +110,15 @@ class _Runner:
         self.summarizer: Summarizer | None = None
         if config.memory:
             self.summarizer = Summarizer(Endpoint(config.memory.url, config.memory.model), config.memory.max_tokens)
+
+    async def check_endpoints(self) -> None:
+        """Raise `UserError` for a server that is not there, before any task is begun."""
+        endpoints = {"agent": self.agent} | ({"memory": self.summarizer.endpoint} if self.summarizer else {})
+        for role, endpoint in endpoints.items():
+            try:
+                await endpoint.model()
+            except EndpointError as error:
+                raise UserError(f"the {role} at {endpoint.url} does not answer: {error}") from None
 
     async def run(self, instance: Instance, name: str) -> Outcome:
         trace = Trace()

@@ -33,7 +33,6 @@ def write_results(config: EvalConfig, outcomes: Sequence[Outcome], extra: dict[s
     `timeline.png` the chart of one run with a memory in the background, where there is one.
     """
     results = summarize(config, outcomes) | extra
-    config.out.mkdir(parents=True, exist_ok=True)
     _write(config.out / "config.yaml", config.to_yaml())
     _write(config.out / "trajectories.jsonl", "".join(json.dumps(_trajectory(each)) + "\n" for each in outcomes))
     _write(config.out / "table.md", table(results))

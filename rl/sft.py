@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from comem_jax.chat import ChatFormat, copy_tokenizer
 from comem_jax.checkpoints import Checkpointer, describe
-from comem_jax.config import Config
+from comem_jax.config import Config, make_results_folder
 from comem_jax.errors import UserError
 from comem_jax.models import Qwen3, Qwen3Config, load, save
 from comem_jax.models.sharding import make_mesh, shardings
@@ -242,7 +242,7 @@ def _loop(
 
 
 def _start_folder(config: SFTConfig) -> None:
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_results_folder(config.out)
     written = config.out / "config.yaml"
     begun = (config.out / "metrics.jsonl").is_file()
     if begun and written.read_text() != config.to_yaml():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comem_jax.commands.run import run_evaluation
+from comem_jax.config import make_results_folder
 from comem_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     began = time.monotonic()
     first = _first_task(args.tasks, args.seed)
+    make_results_folder(args.out)
     agent, memory = ServerProcess(AGENT, "pocket-agent"), ServerProcess(MEMORY, "pocket-memory")
     print("Starting the agent's and the memory model's server …", flush=True)
     with ThreadPoolExecutor() as pool:
