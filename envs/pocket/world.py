@@ -2,7 +2,7 @@
 
 A repository is a chain of modules. The issue names a function; its module defines settings in capitals and refers to
 the next module, by import or by a name to search for, and so on to the last one, which has stale settings in small
-letters. The first modules' settings must stand there instead: what is read in steps 2 to 4 is needed eight steps later.
+letters. The first modules' settings must stand there instead: what is read in steps 2 to 4 is needed five or more on.
 """
 
 from __future__ import annotations
