@@ -32,11 +32,11 @@ from comem_jax.models import Qwen3, Qwen3Config, load
 from rl.peer import Row, has_tunix, tunix_gradient
 from rl.tree import Cut, Layout, Tree, TreeBatch, lay_out, response_logprobs
 
-# Small enough for a CPU; attention weighs against the products with weights as it does in Qwen3-0.6B.
+# Small enough for a CPU; attention weighs against the products with weights as in Qwen3-4B, the memory model.
 TINY = Qwen3Config(
     vocab_size=1024,
     hidden_size=256,
-    intermediate_size=1024,
+    intermediate_size=4096,
     num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,

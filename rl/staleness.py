@@ -27,6 +27,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "fixed": ("lag",),
     "serving": ("k",),
+    "uniform": ("k",),
     "measured": ("run", "policy"),
 }
 
@@ -35,10 +36,11 @@ class StalenessConfig(Config):
     """How the lag of a row is drawn.
 
     `none`: always 0. `fixed`: always `lag`. `serving`: as the schedule `freshest` with `k` shows it, 1 to k, each as
-    likely. `measured`: as often as the agent met it in the runs of a `policy` in the evaluation folder `run`.
+    likely. `uniform`: 0 to k, each as likely: what `sync` shows, 0 to k - 1, and what `freshest` does. `measured`: as
+    often as the agent met it in the runs of a `policy` in the evaluation folder `run`.
     """
 
-    kind: Literal["none", "fixed", "serving", "measured"] = "none"
+    kind: Literal["none", "fixed", "serving", "uniform", "measured"] = "none"
     lag: int | None = Field(default=None, ge=0)
     k: int | None = Field(default=None, ge=1)
     run: Path | None = None
@@ -84,6 +86,11 @@ def _serving(config: StalenessConfig) -> Staleness:
     return Staleness(dict.fromkeys(range(1, config.k + 1), 1 / config.k))
 
 
+def _uniform(config: StalenessConfig) -> Staleness:
+    assert config.k is not None
+    return Staleness(dict.fromkeys(range(config.k + 1), 1 / (config.k + 1)))
+
+
 def _fixed(config: StalenessConfig) -> Staleness:
     assert config.lag is not None
     return Staleness({config.lag: 1.0})
@@ -121,5 +128,6 @@ _MAKERS: Mapping[str, Callable[[StalenessConfig], Staleness]] = {
     "none": lambda config: Staleness({0: 1.0}),
     "fixed": _fixed,
     "serving": _serving,
+    "uniform": _uniform,
     "measured": _measured,
 }

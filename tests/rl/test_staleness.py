@@ -39,6 +39,15 @@ def test_serving_is_what_the_policy_shows(k: int, seconds: float) -> None:
     assert set(shown.values()) == {rounds}
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_uniform_holds_the_lags_of_sync_and_of_freshest(k: int) -> None:
+    shown = set()
+    for name, settings in (("sync", {}), ("comem", {"schedule": "freshest", "prefill_ahead": "off"})):
+        policy = PolicyConfig(name=name, k=k, **settings)
+        shown |= {prompt.staleness for prompt in run(policy, 7 * k + 1, memory=(0.1,)).prompts if prompt.coverage}
+    assert make_staleness(config(kind="uniform", k=k)).shares == pytest.approx(dict.fromkeys(shown, 1 / (k + 1)))
+
+
 def test_a_memory_model_slower_than_a_step_is_another_distribution() -> None:
     policy = PolicyConfig(name="comem", k=2, schedule="freshest", prefill_ahead="off")
     shown = Counter(p.staleness for p in run(policy, 30, memory=(1.5 * STEP,)).prompts if p.coverage)
