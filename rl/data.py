@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
@@ -40,7 +40,7 @@ class RowStore:
 
 
 Stores = Mapping[str, RowStore]
-Batches = grain.IterDataset[dict[str, np.ndarray]]
+Batches: TypeAlias = grain.IterDataset[dict[str, np.ndarray]]
 
 
 def save_rows(rows: Mapping[str, Sequence[Row]], path: Path) -> None:

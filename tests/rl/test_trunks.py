@@ -1,5 +1,6 @@
 """Rows over shared trunks: none is lost, each is read as if alone, and the loss and its gradients stay the same."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 
 from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError
-from comem_jax.models import Qwen3, Qwen3Config
-from envs.pocket.weights import TOKENIZER
+from comem_jax.models import load
+from envs.pocket.weights import STEM, TOKENIZER
 from rl import pocket
 from rl.data import RowStore
 from rl.sft import loss_fn
@@ -27,11 +28,7 @@ from tests.rl.trees import assert_same
 from tests.rl.trunk_rows import as_packed_rows, make_store, seen, stored
 
 MARK = [90, 91]
-CONFIG = Qwen3Config(
-    vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, rope_theta=1e4, tie_word_embeddings=True,
-    max_position_embeddings=1024,
-)  # fmt: skip
+SHRINK = 0.63
 
 
 def row(tokens: list[int], loss: list[float]) -> dict[str, np.ndarray]:
@@ -94,16 +91,24 @@ def test_rows_that_share_less_than_half_stay_apart() -> None:
     assert [len(list(seen(trees[i]))) for i in range(len(trees))] == [3, 1, 1]
 
 
+@pytest.fixture(scope="module")
+def gradient() -> Any:
+    """The loss, the metrics and the gradients of a batch; the model is one that is right about half of the time."""
+    graphdef, params = nnx.split(load(STEM))
+    less_sure = jax.tree.map(lambda x: SHRINK * x, params)
+    compiled = jax.jit(jax.value_and_grad(lambda p, b: loss_fn(graphdef, p, b), has_aux=True))
+    return functools.partial(compiled, less_sure)
+
+
 @pytest.mark.parametrize("kind", ["memory", "agent"])
-def test_loss_accuracy_and_gradients_are_those_of_packed_rows(pocket_rows: dict[str, RowStore], kind: str) -> None:
-    batch = next(iter(trunk_batches(pocket_rows, {kind: 1.0}, 1024, 1, 0, cuts=3)))
-    graphdef, params = nnx.split(Qwen3(CONFIG, rngs=nnx.Rngs(0)))
-    gradient = jax.jit(jax.value_and_grad(lambda p, b: loss_fn(graphdef, p, b), has_aux=True))
-    (loss, metrics), found = gradient(params, batch)
-    (expected_loss, expected), gradients = gradient(params, as_packed_rows(batch, 640))
-    assert set(metrics) == set(expected) == {"loss", "accuracy"}
-    np.testing.assert_allclose([loss, metrics["accuracy"]], [expected_loss, expected["accuracy"]], rtol=1e-5)
-    assert_same(found, gradients)
+def test_loss_accuracy_and_gradients_are_those_of_packed_rows(
+    pocket_rows: dict[str, RowStore], gradient: Any, kind: str
+) -> None:
+    batch = next(iter(trunk_batches(pocket_rows, {kind: 1.0}, 640, 1, 0, cuts=3)))
+    found, expected = gradient(batch), gradient(as_packed_rows(batch, 4, 544))
+    assert 0.1 < expected[0][1]["accuracy"] < 0.95
+    assert set(found[0][1]) == {"loss", "accuracy"}
+    assert_same(found, expected)
 
 
 def test_eight_devices_give_the_same_numbers() -> None:

@@ -42,12 +42,13 @@ def stored(row: dict[str, np.ndarray]) -> Seen:
     return tuple(map(tuple, (read.tolist(), row["tokens"][whole], row["loss"][whole].tolist())))
 
 
-def as_packed_rows(batch: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
-    """The rows of a batch of trees as `rl.data.batches` names them, each in a sequence of its own."""
+def as_packed_rows(batch: dict[str, np.ndarray], count: int, length: int) -> dict[str, np.ndarray]:
+    """The rows of a batch of trees as `rl.data.batches` names them, each in one of `count` sequences of its own."""
     rows = [row for i in range(len(batch["tokens"])) for row in seen({name: x[i] for name, x in batch.items()})]
-    made: dict[str, Any] = {name: np.zeros((len(rows), length), np.int32) for name in ("tokens", "targets", "segments")}
-    made["weights"] = np.zeros((len(rows), length), np.float32)
-    made["positions"] = np.broadcast_to(np.arange(length, dtype=np.int32), (len(rows), length))
+    assert 1 < len(rows) <= count
+    made: dict[str, Any] = {name: np.zeros((count, length), np.int32) for name in ("tokens", "targets", "segments")}
+    made["weights"] = np.zeros((count, length), np.float32)
+    made["positions"] = np.tile(np.arange(length, dtype=np.int32), (count, 1))
     for i, (read, targets, weights) in enumerate(rows):
         end = len(read)
         made["tokens"][i, :end], made["segments"][i, :end] = read, 1
