@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
@@ -39,7 +39,8 @@ class RowStore:
         return {"tokens": self.tokens[span].astype(np.int32), "loss": self.loss[span].astype(np.float32)}
 
 
-Stores = dict[str, RowStore]
+Stores = Mapping[str, RowStore]
+Batches: TypeAlias = grain.IterDataset[dict[str, np.ndarray]]
 
 
 def save_rows(rows: Mapping[str, Sequence[Row]], path: Path) -> None:
@@ -63,30 +64,39 @@ def load_rows(path: Path) -> Stores:
 
 
 def batches(
-    stores: Mapping[str, RowStore],
+    stores: Stores,
     mix: Mapping[str, float],
     length: int,
     batch: int,
     seed: int,
     *,
     left_out: Sequence[int] | None = None,
-) -> grain.IterDataset[dict[str, np.ndarray]]:
+) -> Batches:
     """Return endless batches of packed rows, drawn from the kinds in the proportions of `mix`.
 
     Each batch has `tokens`, `targets`, `weights`, `segments` (0 is padding) and `positions`, all [batch, length]. Of a
     row longer than `length` + 1 the prompt's middle is replaced by the tokens `left_out`; without them, or where there
     is too little prompt to leave out, it is refused with a `UserError`. The order depends on the seed alone.
     """
-    datasets = [_shuffled(_fitting(stores, kind, length, left_out), seed + i) for i, kind in enumerate(mix)]
-    mixed = grain.MapDataset.mix(datasets, weights=list(mix.values()))
-    features = ("tokens", "targets", "weights")
-    packed = FirstFitPackIterDataset(
-        mixed.to_iter_dataset(), length_struct=dict.fromkeys(features, length), num_packing_bins=PACKING_BINS, seed=seed
+    rows = {kind: fitting(stores, kind, length, left_out).map(_shift) for kind in mix}
+    return packed(rows, mix, length, seed).map(_names).batch(batch, drop_remainder=True)
+
+
+def packed(sources: Mapping[str, Any], mix: Mapping[str, float], length: int, seed: int) -> Batches:
+    """Return endless sequences of `length` tokens, filled with what the sources hold in the proportions of `mix`.
+
+    The sources are Grain map datasets of features [tokens, ...]. Beside each feature a sequence has the number of the
+    element that a token is of, from 1 on (`NAME_segment_ids`, 0 is padding), and its place in it (`NAME_positions`).
+    """
+    drawn = [sources[kind].shuffle(seed=seed + i).repeat() for i, kind in enumerate(mix)]
+    mixed = grain.MapDataset.mix(drawn, weights=list(mix.values()))
+    lengths = dict.fromkeys(drawn[0][0], length)
+    return FirstFitPackIterDataset(
+        mixed.to_iter_dataset(), length_struct=lengths, num_packing_bins=PACKING_BINS, seed=seed
     )
-    return packed.map(_names).batch(batch, drop_remainder=True)
 
 
-def count_long(stores: Mapping[str, RowStore], kinds: Iterable[str], length: int) -> int:
+def count_long(stores: Stores, kinds: Iterable[str], length: int) -> int:
     """Return how many rows of some kinds are too long to be packed into `length` tokens as they are."""
     return sum(len(_long(_store(stores, kind), length)) for kind in kinds)
 
@@ -108,21 +118,13 @@ def fit(row: dict[str, np.ndarray], length: int, left_out: Sequence[int]) -> dic
     return {"tokens": tokens, "loss": np.concatenate([np.zeros(len(prompt), np.float32), row["loss"][first:]])}
 
 
-def _long(store: RowStore, length: int) -> np.ndarray:
-    """Return the numbers of the rows that have more than `length` + 1 tokens."""
-    return np.flatnonzero(np.diff(store.ends, prepend=0) > length + 1)
-
-
-def _store(stores: Mapping[str, RowStore], kind: str) -> RowStore:
-    if kind not in stores:
-        raise UserError(f"the data mix names {kind!r}, which the rows do not have{nearest(kind, stores)}")
-    return stores[kind]
-
-
-def _fitting(
-    stores: Mapping[str, RowStore], kind: str, length: int, left_out: Sequence[int] | None
+def fitting(
+    stores: Stores, kind: str, length: int, left_out: Sequence[int] | None
 ) -> grain.MapDataset[dict[str, np.ndarray]]:
-    """Return the rows of a kind, the long ones shortened; that each can be is tried here, before training begins."""
+    """Return the rows of a kind, the long ones shortened; that each can be is tried here, before training begins.
+
+    Raises `UserError` for an unknown kind, and for a row that cannot be shortened.
+    """
     store = _store(stores, kind)
     rows, long = grain.MapDataset.source(store), _long(store, length)
     if not len(long):
@@ -135,17 +137,24 @@ def _fitting(
     return rows.map(lambda row: fit(row, length, left_out))
 
 
-def _shuffled(rows: grain.MapDataset[dict[str, np.ndarray]], seed: int) -> grain.MapDataset[dict[str, np.ndarray]]:
-    return rows.shuffle(seed=seed).map(_shift).repeat()
+def _long(store: RowStore, length: int) -> np.ndarray:
+    """Return the numbers of the rows that have more than `length` + 1 tokens."""
+    return np.flatnonzero(np.diff(store.ends, prepend=0) > length + 1)
+
+
+def _store(stores: Stores, kind: str) -> RowStore:
+    if kind not in stores:
+        raise UserError(f"the data mix names {kind!r}, which the rows do not have{nearest(kind, stores)}")
+    return stores[kind]
 
 
 def _shift(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"tokens": row["tokens"][:-1], "targets": row["tokens"][1:], "weights": row["loss"][1:]}
 
 
-def _names(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _names(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     kept: Iterable[str] = ("tokens", "targets", "weights")
-    return {name: packed[name] for name in kept} | {
-        "segments": packed["tokens_segment_ids"],
-        "positions": packed["tokens_positions"],
+    return {name: row[name] for name in kept} | {
+        "segments": row["tokens_segment_ids"],
+        "positions": row["tokens_positions"],
     }

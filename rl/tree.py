@@ -151,19 +151,6 @@ def response_logprobs(
     return logprobs, entropy
 
 
-def tree_cross_entropy(
-    model: Qwen3, batch: TreeBatch, layout: Layout, *, chunk: int = CHUNK
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the mean negative log-probability of the response tokens, with metrics: SFT over all cuts of trees.
-
-    Each cut has its target as its one response. Nothing to learn gives a loss of 0.
-    """
-    logprobs, entropy = response_logprobs(model, batch, layout, chunk=chunk)
-    total = jnp.maximum(jnp.sum(batch.mask), 1e-6)
-    loss = -jnp.sum(logprobs) / total
-    return loss, {"loss": loss, "entropy": jnp.sum(entropy) / total}
-
-
 def _entropy(logits: jax.Array) -> jax.Array:
     normal = jax.nn.log_softmax(logits, axis=-1)
     return -jnp.sum(jnp.exp(normal) * normal, axis=-1)

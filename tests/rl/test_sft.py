@@ -100,8 +100,10 @@ def test_a_run_learns_and_resumes_to_the_same_metrics_after_every_kill(tmp_path:
     assert (whole / "run" / "loss.png").stat().st_size > 1000
 
 
-def test_a_run_goes_on_bitwise_after_any_step(tmp_path: Path, cache: Path) -> None:
-    config = load_config(SFTConfig, write_config(tmp_path, cache, optimizer={"learning_rate": 1e-3}))
+@pytest.mark.parametrize("data", [{}, {"mix": {"memory": 1.0}, "length": 768, "batch": 1, "cuts": 3}])
+def test_a_run_goes_on_bitwise_after_any_step(tmp_path: Path, cache: Path, data: dict[str, Any]) -> None:
+    data = yaml.safe_load(write_config(tmp_path, cache).read_text())["data"] | data
+    config = load_config(SFTConfig, write_config(tmp_path, cache, data=data, optimizer={"learning_rate": 1e-3}))
     trainer, data, mesh = Trainer(config), load_data(config), make_mesh(data=1)
     expected = []
     with jax.set_mesh(mesh):
@@ -117,6 +119,14 @@ def test_a_run_goes_on_bitwise_after_any_step(tmp_path: Path, cache: Path) -> No
             with Checkpointer(tmp_path / str(step)) as checkpoints:
                 state = restore(checkpoints, like, rows)
             assert [jax.device_get(trainer.step(state, next(rows))[1])] == expected[step : step + 1]
+
+
+def test_rows_over_trunks_are_trained_on_under_the_same_names(tmp_path: Path, cache: Path) -> None:
+    data = {"rows": {"tasks": 6, "held_out": 2, "cache": str(cache)}, "mix": {"memory": 1.0}, "length": 768, "batch": 1}
+    train(load_config(SFTConfig, write_config(tmp_path, cache, data=data | {"cuts": 3}, steps=2)))
+    measured = {"loss", "accuracy", "gradient_norm", "memory_loss", "memory_accuracy", "shortened_rows"}
+    assert [set(line) - {"step"} for line in metrics_of(tmp_path / "run")] == [measured] * 2
+    assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
 
 
 def test_what_is_written_is_a_model_folder(tmp_path: Path, cache: Path) -> None:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from comem_jax.errors import UserError
 from comem_jax.models import save
-from rl.tree import Cut, Layout, Tree, lay_out, response_logprobs, tree_cross_entropy
+from rl.tree import Cut, Layout, Tree, lay_out, response_logprobs
 from tests.comem_jax.models.tiny import tiny_model
 from tests.rl.trees import (
     TREES,
@@ -21,7 +21,6 @@ from tests.rl.trees import (
     laid_out,
     make_trees,
     separate_loss,
-    separate_rows,
     sequences,
     tree_loss,
     value_and_gradient,
@@ -81,17 +80,6 @@ def test_entropy_and_mask():
     logits = np.asarray(model(jnp.asarray([prompt + response])), np.float64)[0, len(prompt) - 1 : -1]
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(entropy[0, 0, : len(response)], -(weights * np.log(weights)).sum(-1), rtol=1e-4)
-
-
-def test_sft_over_a_tree_is_the_mean_over_its_targets():
-    trees, model = make_trees([(20, [(9, 2, [5]), (20, 2, [3])]), (11, [(11, 2, [6])])]), tiny_model()
-    batch, layout, _, _ = laid_out(trees)
-    cross_entropy = nnx.jit(tree_cross_entropy, static_argnums=2)
-    loss, metrics = cross_entropy(model, batch, layout)
-    expected = -separate_loss(model, separate_rows(trees, np.ones((3, 9)))) / 14
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    assert metrics["loss"] == loss
-    assert cross_entropy(model, batch._replace(mask=np.zeros_like(batch.mask)), layout)[0] == 0
 
 
 def test_the_layout_holds_the_trees_and_little_more():
