@@ -32,7 +32,7 @@ def cut_trunk(prompts: Sequence[Sequence[int]]) -> Trunk:
     """Return prompts of token ids as cuts of the longest of them; each shares with it all that is the same."""
     # A prompt's last token is never the trunk's: it is what the first token of the answer is read from.
     trunk = list(max(prompts, key=len)[:-1])
-    ats = [_shared(trunk, prompt[:-1]) for prompt in prompts]
+    ats = [shared(trunk, prompt[:-1]) for prompt in prompts]
     return Trunk(trunk, [Cut(at, list(prompt[at:])) for prompt, at in zip(prompts, ats, strict=True)])
 
 
@@ -51,7 +51,7 @@ def stack(trunks: Sequence[Trunk], cuts: int) -> Prompts:
     return Prompts(*map(jnp.asarray, (tokens, closing, at, lengths)))
 
 
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+def shared(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens two sequences begin with that are the same."""
     size = min(len(first), len(second))
     different = np.flatnonzero(np.asarray(first[:size]) != np.asarray(second[:size]))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
+from rl.cuts import shared
 from rl.data import Batches, Stores, fitting, packed
 from rl.tree import Cut, Layout, Tree, TreeBatch, lay_out
 
@@ -99,20 +100,14 @@ def _joins(group: list[Row], row: Row, length: int, cuts: int) -> bool:
         return False
     longest = max((each.prompt for each in group), key=len)
     enough = SHARED * min(len(longest), len(row.prompt))
-    return _shared(longest, row.prompt) >= enough and _size([*group, row]) <= length
-
-
-def _shared(first: np.ndarray, second: np.ndarray) -> int:
-    """Return how many tokens two sequences begin with that are the same."""
-    size = min(len(first), len(second))
-    return int(np.argmin(np.append(first[:size] == second[:size], False)))
+    return shared(longest, row.prompt) >= enough and _size([*group, row]) <= length
 
 
 def _cut(group: list[Row]) -> tuple[np.ndarray, list[int]]:
     """Return what some rows' prompts begin with, and how far each follows it."""
     # A prompt's last token is never the trunk's: it stands with the response, whose first token is read from it.
     trunk = max((row.prompt for row in group), key=len)[:-1]
-    return trunk, [_shared(trunk, row.prompt[:-1]) for row in group]
+    return trunk, [shared(trunk, row.prompt[:-1]) for row in group]
 
 
 def _size(group: list[Row]) -> int:
