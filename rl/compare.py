@@ -114,8 +114,7 @@ def _scores(config: CompareConfig, folder: Path) -> dict[tuple[str, str], dict[s
 
 def _ask(config: CompareConfig, chat: ChatFormat, staleness: StalenessConfig, trunk: Trunk) -> Asked:
     lags = make_staleness(staleness)
-    steps = [len(prefix.history) for prefix in trunk.rows]
-    rows = [Row(prefix, n - lags.of_row(SEED, prefix.row, n)) for prefix, n in zip(trunk.rows, steps, strict=True)]
+    rows = [Row.late(prefix, lags.of_row(SEED, prefix.row, len(prefix.read))) for prefix in trunk.rows]
     return ask(chat, rows, config.prompt_tokens)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comem_jax.chat import ChatFormat
-from comem_jax.memory.history import Summary
+from comem_jax.memory.history import Message, Summary
 from comem_jax.memory.messages import said
 from comem_jax.memory.prompt import head_messages, memory_messages
 from comem_jax.memory.quality import UnusableSummaryError, check_summary
@@ -22,10 +22,21 @@ from rl.tree import Cut, Tree
 
 @dataclass(frozen=True)
 class Row:
-    """A prefix of a trajectory, and how many of its steps the memory model reads: the rest stands raw in the tail."""
+    """A prefix of a trajectory, and the last step that the summary covers: those after it stand raw in the tail."""
 
     prefix: Prefix
     coverage: int
+
+    @classmethod
+    def late(cls, prefix: Prefix, lag: int) -> Row:
+        """Return the row whose summary is `lag` steps behind."""
+        return cls(prefix, len(prefix.history) - lag)
+
+    def messages(self) -> list[Message]:
+        """Return the chat messages that ask the memory model for the summary."""
+        trajectory, lag = self.prefix.trajectory, len(self.prefix.history) - self.coverage
+        read = self.prefix.read
+        return memory_messages(trajectory.task, read[: len(read) - lag], trajectory.base)
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,7 @@ def ask(chat: ChatFormat, rows: Sequence[Row], limit: int) -> Asked:
 
     A longer one is shortened in its middle.
     """
-    task = rows[0].prefix.trajectory.task
-    prompts = [chat.prompt(memory_messages(task, row.prefix.history[: row.coverage])) for row in rows]
+    prompts = [chat.prompt(row.messages()) for row in rows]
     fitting = [list(shorten(prompt, limit)) for prompt in prompts]
     return Asked(tuple(rows), cut_trunk(fitting), sum(len(prompt) > limit for prompt in prompts))
 
@@ -95,8 +105,7 @@ def question(chat: ChatFormat, row: Row, response: Sequence[int]) -> Question | 
     prefix = row.prefix
     task, history = prefix.trajectory.task, prefix.history
     ended = bool(response) and response[-1] in chat.eos_ids
-    read = memory_messages(task, history[: row.coverage])
-    head = len(head_messages(task))
+    read, head = row.messages(), len(head_messages(task))
     try:
         text = check_summary(chat.decode(response), "stop" if ended else "length", said(read[head:]), said(read[:head]))
     except UnusableSummaryError:

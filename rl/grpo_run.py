@@ -59,8 +59,8 @@ class GRPORun:
         """Return the memory prompts of a trunk's rows, the lag of each drawn by its number and `seed`."""
         rows = []
         for prefix in trunk.rows:
-            steps, rng = len(prefix.history), np.random.default_rng((*seed, prefix.row))
-            rows.append(Row(prefix, steps - self.staleness.draw(rng, steps)))
+            rng = np.random.default_rng((*seed, prefix.row))
+            rows.append(Row.late(prefix, self.staleness.draw(rng, len(prefix.read))))
         return ask(self.chat, rows, self.config.prompt_tokens)
 
     def rollout(self, state: State, index: int) -> Iterator[Grown]:

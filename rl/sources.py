@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ from rl.files import content_key, data_files
 from rl.parallel import each_task
 from rl.pocket import Run
 from rl.published import PublishedTrajectories
+from rl.rejections import RejectedRow, read_rows, rejected_rows, rejected_trajectories
 from rl.trajectories import (
     LONGEST,
     SHORTEST,
@@ -88,8 +90,35 @@ class RunTrajectories(Config):
         return outcome is not None and (outcome.resolved or not self.resolved)
 
 
+class RejectedSummaries(Config):
+    """The prompts of rejected summaries (`rl.rejections`): of every `log.sqlite` in a folder, or of one log.
+
+    A file of rows that `write_rows` made, which ends in `.jsonl`, will do as well. A share of the tasks is held out. A
+    summary without a lag is asked for exactly as then; with one the memory model reads so many of the last steps less.
+    """
+
+    source: Literal["rejections"] = "rejections"
+    path: Path
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+
+    def load(self) -> Split:
+        """Return the (training, held-out) trajectories; raises `UserError` where there is no such summary."""
+        files = data_files(self.path, LOG_FILE)
+        found = rejected_trajectories(row for file in files for row in self._rows(file))
+        if not found:
+            raise UserError(f"{self.path} has no rejected summary that can be asked for again")
+        return split_by_task(found, self.held_out)
+
+    def _rows(self, file: Path) -> Iterator[RejectedRow]:
+        if file.suffix == ".jsonl":
+            yield from read_rows(file)
+            return
+        for name, run in _logged(file, self.path):
+            yield from (replace(row, run=name) for row in rejected_rows(run))
+
+
 TrajectorySource = Annotated[
-    PocketTrajectories | RunTrajectories | PublishedTrajectories, Field(discriminator="source")
+    PocketTrajectories | RunTrajectories | PublishedTrajectories | RejectedSummaries, Field(discriminator="source")
 ]
 
 

@@ -8,24 +8,35 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from comem_jax.actions import Action
 from comem_jax.errors import UserError
-from comem_jax.memory.history import Step, Task
-from comem_jax.memory.records import decode, dump, read_step, read_task
+from comem_jax.memory.history import Step, Summary, Task
+from comem_jax.memory.records import decode, dump, read_step, read_summary, read_task
 
 SHORTEST, LONGEST = 2, 40  # steps of a prefix, the reference among them, as published
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One finished run: what the agent was asked, and every step it took."""
+    """One run: what the agent was asked, and every step it took.
+
+    The memory model reads the summary `base`, if there is one, in place of the steps that it covers. With `lengths`
+    only the prefixes of so many steps are rows.
+    """
 
     id: str
     task: Task
     steps: tuple[Step, ...]
+    base: Summary | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def is_reference(self, step: Step) -> bool:
+        """Return whether a row ends in the action of this step."""
+        return step.action is not None and (self.lengths is None or step.index in self.lengths)
 
 
 Split = tuple[list[Trajectory], list[Trajectory]]  # (training, held out)
@@ -48,6 +59,12 @@ class Prefix:
         return self.trajectory.steps[: self.length - 1]
 
     @property
+    def read(self) -> tuple[Step, ...]:
+        """Those of them that the trajectory's base does not cover: what the memory model may read."""
+        base = self.trajectory.base
+        return self.history[base.coverage if base else 0 :]
+
+    @property
     def reference(self) -> Action:
         """The action that the full-context agent really took."""
         action = self.trajectory.steps[self.length - 1].action
@@ -60,7 +77,7 @@ class Prefixes:
     """Every row of some trajectories; a Grain source (`len`, `[]`).
 
     A row is a pair of numbers in `index` [rows, 2] (trajectory, length); the trajectories themselves are kept once.
-    There is a row for each length from `shortest` to `longest` at which the trajectory's step has an action.
+    There is a row for each length from `shortest` to `longest` at which the trajectory's step is a reference.
     """
 
     def __init__(self, trajectories: Iterable[Trajectory], shortest: int = SHORTEST, longest: int = LONGEST) -> None:
@@ -69,7 +86,7 @@ class Prefixes:
             (number, step.index)
             for number, trajectory in enumerate(self.trajectories)
             for step in trajectory.steps[shortest - 1 : longest]
-            if step.action is not None
+            if trajectory.is_reference(step)
         ]
         self.index = np.asarray(pairs, np.int32).reshape(-1, 2)
 
@@ -112,4 +129,15 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     records = [json.loads(line) for line in decode(path.read_bytes()).split("\n")[:-1]]
-    return [Trajectory(each["id"], read_task(each["task"]), tuple(map(read_step, each["steps"]))) for each in records]
+    return [_read(record) for record in records]
+
+
+def _read(record: dict[str, Any]) -> Trajectory:
+    base, lengths = record.get("base"), record.get("lengths")
+    return Trajectory(
+        record["id"],
+        read_task(record["task"]),
+        tuple(map(read_step, record["steps"])),
+        read_summary(base) if base else None,
+        tuple(lengths) if lengths else None,
+    )

@@ -12,7 +12,7 @@ from comem_jax.memory.history import Step, Task
 from comem_jax.memory.log import EventLog
 from envs.pocket.world import split_seed
 from envs.run_log import LOG_FILE, run_id
-from rl.sources import PocketTrajectories, PrefixConfig, RunTrajectories, pocket_trajectory
+from rl.sources import PocketTrajectories, PrefixConfig, RejectedSummaries, RunTrajectories, pocket_trajectory
 
 
 def test_the_pocket_worlds_splits_are_kept_in_the_cache(tmp_path: Path) -> None:
@@ -74,6 +74,8 @@ async def test_one_log_will_do_and_missing_runs_are_said(folder: Path) -> None:
         await log_run(log, "tried", "mask", "max_steps", False)
     with pytest.raises(UserError, match="'mask' that is finished and resolved"):
         RunTrajectories(path=one, policy="mask").load()
+    with pytest.raises(UserError, match="has no rejected summary"):
+        RejectedSummaries(path=one).load()
 
 
 def test_rows_are_configured_by_their_source(folder: Path) -> None:
@@ -84,7 +86,7 @@ def test_rows_are_configured_by_their_source(folder: Path) -> None:
     assert [row.length for row in training] == [3, 3]
     with pytest.raises(UserError, match="longest is 2"):
         parse_config(PrefixConfig, {"trajectories": runs, "shortest": 3, "longest": 2}, "test")
-    with pytest.raises(UserError, match="'pocket', 'runs', 'published'"):
+    with pytest.raises(UserError, match="'pocket', 'runs', 'published', 'rejections'"):
         parse_config(PrefixConfig, {"trajectories": runs | {"source": "runns"}}, "test")
     with pytest.raises(UserError, match=r"unknown key 'trajectories\.runs\.polcy'; did you mean 'policy'"):
         parse_config(PrefixConfig, {"trajectories": runs | {"polcy": "full"}}, "test")

@@ -1,11 +1,13 @@
 """Trajectories are stored once, their prefixes are an index, and tasks never move between the splits."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comem_jax.errors import UserError
+from comem_jax.memory.history import Summary
 from rl.trajectories import Prefixes, is_held_out, read_trajectories, split_by_task, write_trajectories
 from tests.rl.trajectories import trajectory
 
@@ -22,6 +24,18 @@ def test_every_prefix_that_ends_in_an_action_is_a_row() -> None:
 def test_lengths_are_bounded_on_both_sides() -> None:
     assert [row.length for row in Prefixes([trajectory("a", 60)])] == list(range(2, 41))
     assert [row.length for row in Prefixes([trajectory("a", 9)], shortest=4, longest=6)] == [4, 5, 6]
+
+
+def test_a_trajectory_may_have_rows_of_some_lengths_only() -> None:
+    some = replace(trajectory("a", 9, without_action=(6,)), lengths=(4, 6, 8))
+    assert [row.length for row in Prefixes([some])] == [4, 8]
+
+
+def test_the_memory_model_reads_on_from_a_base() -> None:
+    based = replace(trajectory("a", 5), base=Summary("so far", 2))
+    [row] = Prefixes([based], shortest=5)
+    assert [step.index for step in row.read] == [3, 4]
+    assert [step.index for step in row.history] == [1, 2, 3, 4]
 
 
 def test_rows_share_the_steps_of_their_trajectory() -> None:
@@ -56,6 +70,7 @@ def test_tasks_are_held_out_by_name_alone() -> None:
 
 def test_trajectories_survive_the_disk(tmp_path: Path) -> None:
     runs = [trajectory("a", 3, without_action=(2,)), trajectory("line\u2028break \ud800", 2)]
+    runs.append(replace(trajectory("based", 5), base=Summary("so far", 2, cites=(1,)), lengths=(4, 5)))
     write_trajectories(runs, tmp_path / "runs.jsonl")
     assert read_trajectories(tmp_path / "runs.jsonl") == runs
     with pytest.raises(UserError, match=r"none\.jsonl"):
