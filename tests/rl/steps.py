@@ -18,8 +18,8 @@ from rl.optimizer import State
 from rl.tree import Cut, Layout, Tree, lay_out
 
 CONFIG = Qwen3Config(
-    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, rope_theta=1e4, tie_word_embeddings=True,
+    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=16,
+    num_key_value_heads=8, head_dim=4, rms_norm_eps=1e-6, rope_theta=1e4, tie_word_embeddings=True,
     max_position_embeddings=256,
 )  # fmt: skip
 GRAPHDEF, PARAMS = nnx.split(Qwen3(CONFIG, rngs=nnx.Rngs(0)))
@@ -37,7 +37,7 @@ def make_trees() -> list[Tree]:
     def cut(at: int) -> Cut:
         return Cut(at, tokens(3), [tokens(int(size)) for size in rng.integers(2, 9, 3)])
 
-    return [Tree(tokens(20), [cut(9), cut(20)]) for _ in range(4)]
+    return [Tree(tokens(20), [cut(9), cut(20)]) for _ in range(8)]
 
 
 TREES = make_trees()

@@ -1,10 +1,5 @@
 """A shared trunk gives the loss and every gradient of separate sequences."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +10,7 @@ from comem_jax.errors import UserError
 from comem_jax.models import save
 from rl.tree import Cut, Layout, Tree, lay_out, response_logprobs
 from tests.comem_jax.models.tiny import tiny_model
+from tests.rl.meshes import on_eight_devices
 from tests.rl.trees import (
     TREES,
     assert_same,
@@ -138,8 +134,4 @@ def test_large_vocabularies_scatter_nothing_in_the_head():
 
 def test_eight_devices_give_the_same_numbers(tmp_path):
     save(tiny_model(vocab_size=64), tmp_path)
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    script = [sys.executable, "-m", "tests.rl.trees_on_eight_devices", str(tmp_path)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(script, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    on_eight_devices("tests.rl.trees_on_eight_devices", str(tmp_path))
