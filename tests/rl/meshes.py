@@ -15,7 +15,7 @@ DEVICES = 8
 MESHES = [
     dict(zip(MESH_AXES, sizes, strict=True)) for sizes in product((1, 2, 4, 8), repeat=4) if prod(sizes) == DEVICES
 ]
-# Each axis alone, each pair of axes and each three: what `make test` has time for. `make test-slow` takes all of them.
+# Each axis alone, and each three of them together: what `make test` has time for. `make test-slow` takes all of them.
 SPREAD = [
     {"data": 8},
     {"fsdp": 8},
@@ -25,7 +25,6 @@ SPREAD = [
     {"data": 2, "fsdp": 2, "context": 2},
     {"data": 2, "tensor": 2, "context": 2},
     {"fsdp": 2, "tensor": 2, "context": 2},
-    {"data": 4},  # not all of the devices
 ]
 
 

@@ -35,7 +35,7 @@ pytestmark = [
 
 PROMPTS, WRITTEN, TOP = 20, 32, 5
 LENGTH = 1024  # of the pocket models' window
-TOLERANCE = 1e-3
+TOLERANCE = 2e-4  # some 1e-5 to 1e-4 was measured
 
 
 @pytest.fixture(scope="module", params=["exported checkpoint", "pocket memory model"])
