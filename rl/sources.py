@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,8 @@ from rl.trajectories import (
     split_by_task,
     write_trajectories,
 )
+
+log = logging.getLogger(__name__)
 
 
 class PocketTrajectories(Config):
@@ -138,7 +141,15 @@ class PrefixConfig(Config):
     def load(self) -> tuple[Prefixes, Prefixes]:
         """Return the (training, held-out) rows; no task has rows in both."""
         training, held_out = self.trajectories.load()
-        return Prefixes(training, self.shortest, self.longest), Prefixes(held_out, self.shortest, self.longest)
+        return self._rows(training), self._rows(held_out)
+
+    def _rows(self, trajectories: list[Trajectory]) -> Prefixes:
+        rows = Prefixes(trajectories, self.shortest, self.longest)
+        wanted = sum(len(trajectory.lengths or ()) for trajectory in trajectories)
+        if len(rows) < wanted:
+            counts = wanted - len(rows), wanted, self.shortest, self.longest
+            log.warning("left out: %d of %d rows, with fewer steps than %d or more than %d", *counts)
+        return rows
 
 
 def pocket_trajectory(split: str, index: int) -> Trajectory:

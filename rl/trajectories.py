@@ -66,7 +66,7 @@ class Prefix:
 
     @property
     def reference(self) -> Action:
-        """The action that the full-context agent really took."""
+        """The action that the agent really took."""
         action = self.trajectory.steps[self.length - 1].action
         if action is None:
             raise ValueError(f"step {self.length} of {self.trajectory.id} has no action")

@@ -13,6 +13,7 @@ import pytest
 from comem_jax.actions import Action
 from comem_jax.agent import Run, run_agent
 from comem_jax.chat import ChatFormat
+from comem_jax.config import parse_config
 from comem_jax.endpoint import Endpoint
 from comem_jax.errors import UserError
 from comem_jax.memory.history import Message, Step, Summary, Task
@@ -20,6 +21,7 @@ from comem_jax.memory.log import EventLog, PastRun
 from comem_jax.memory.past import Event
 from comem_jax.memory.policies import PolicyConfig, make_policy
 from comem_jax.memory.prompt import CITED_PROMPT_VERSION, PROMPT_VERSION, SUMMARY_HEADER
+from comem_jax.memory.records import dump
 from comem_jax.memory.summarizer import Summarizer
 from comem_jax.memory.trace import REJECTED, SUMMARY, SWAP, Instant, Span, Trace
 from envs.pocket.oracle import oracle, summarize
@@ -30,7 +32,7 @@ from rl import grpo_run
 from rl.groups import Row
 from rl.journal import read_metrics
 from rl.rejections import read_rows, rejected_rows, rejected_trajectories, write_rows
-from rl.sources import RejectedSummaries
+from rl.sources import PrefixConfig, RejectedSummaries
 from rl.trajectories import Prefixes, Trajectory
 from serving.running import RunningServer, start_server
 from tests.comem_jax.openai_server import Body, answer, serving
@@ -225,6 +227,18 @@ def test_what_cannot_be_asked_for_again_is_left_out_and_counted(caplog: pytest.L
     assert trajectory == Trajectory("r from 0", past.task, tuple(steps[:3]), None, (3,))
     assert "what a rejected summary of 5 steps began from is unknown" in caplog.text
     assert "1 rejected summaries asked for in another way, 2 without the next action" in caplog.text
+
+
+def test_rows_of_other_lengths_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    steps = [Step(index, "", Action("look", {"at": index}), "seen") for index in range(1, 10)]
+    told = [(text, coverage, version) for version, (text, coverage) in enumerate((("near", 2), ("far", 7)), start=1)]
+    events = [event for each in told for event in (finished(*each), rejection(*each, base=0, tested=[each[1] + 1]))]
+    rows = rejected_rows(PastRun("r", Task("t", "Do it."), steps=steps, events=events))
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(dump(asdict(row)) + b"\n" for row in rows))
+    source = {"source": "rejections", "path": tmp_path / "rows.jsonl", "held_out": 0.0}
+    training, _ = parse_config(PrefixConfig, {"trajectories": source, "longest": 5}, "test").load()
+    assert [row.length for row in training] == [3]
+    assert "left out: 1 of 2 rows, with fewer steps than 2 or more than 5" in caplog.text
 
 
 def finished(text: str, coverage: int, version: int, prompt: str = PROMPT_VERSION) -> Event:
