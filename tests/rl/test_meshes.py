@@ -20,6 +20,7 @@ def test_the_meshes_are_all_that_there_are() -> None:
     assert len(MESHES) == 20  # ways to part three factors of two among four axes
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("module", MODULES)
 def test_a_spread_of_meshes_makes_the_same_step(module: str) -> None:
     on_eight_devices(module)
