@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rl.rollout import Prompts
 
@@ -51,10 +52,11 @@ def stack(trunks: Sequence[Trunk], cuts: int) -> Prompts:
     return Prompts(*map(jnp.asarray, (tokens, closing, at, lengths)))
 
 
-def shared(first: Sequence[int], second: Sequence[int]) -> int:
+def shared(first: ArrayLike, second: ArrayLike) -> int:
     """Return how many tokens two sequences begin with that are the same."""
-    size = min(len(first), len(second))
-    different = np.flatnonzero(np.asarray(first[:size]) != np.asarray(second[:size]))
+    one, other = np.asarray(first), np.asarray(second)
+    size = min(len(one), len(other))
+    different = np.flatnonzero(one[:size] != other[:size])
     return int(different[0]) if different.size else size
 
 
