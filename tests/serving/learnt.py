@@ -14,14 +14,14 @@ from comem_jax.chat import ChatFormat, copy_tokenizer
 from comem_jax.models import Qwen3, Qwen3Config, save
 
 USER = [{"role": "user", "content": "the fox"}]
-TOOL = {"type": "function", "function": {"name": "view", "description": "show", "parameters": {"type": "object"}}}
+TOOL = {"type": "function", "function": {"name": "view"}}
 ANSWER = (
-    "<think>\nI look.\n</think>\n\nLet me see.\n"
-    '<tool_call>\n{"name": "view", "arguments": {"path": "a \\"b\\".py", "lines": [1, 20]}}\n</tool_call>\n'
-    '<tool_call>\n{"name": "bash", "arguments": {"command": "ls -l"}}\n</tool_call><|im_end|>'
+    "<think>hm</think>So.\n"
+    '<tool_call>{"name": "view", "arguments": {"p": "a\\"b", "n": [1, 2]}}</tool_call>'
+    '<tool_call>{"name": "ls", "arguments": {"d": "e/f"}}</tool_call><|im_end|>'
 )
-CALLS = [("view", {"path": 'a "b".py', "lines": [1, 20]}), ("bash", {"command": "ls -l"})]
-STEPS = 200
+CALLS = [("view", {"p": 'a"b', "n": [1, 2]}), ("ls", {"d": "e/f"})]
+STEPS = 120
 
 
 def make_learnt(source: Path, target: Path) -> None:
@@ -43,12 +43,16 @@ def _taught(model: Qwen3, prompt: list[int], answer: list[int]) -> Qwen3:
         logits = nnx.merge(graph, weights)(tokens)[0, :-1]
         return (optax.softmax_cross_entropy_with_integer_labels(logits, tokens[0, 1:]) * learnt).sum()
 
-    @jax.jit
     def step(carry: tuple, _: None) -> tuple:
         weights, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(weights), state)
-        return (optax.apply_updates(weights, updates), state), None
+        value, gradient = jax.value_and_grad(loss)(weights)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(weights, updates), state), value
 
-    (weights, _), _ = jax.lax.scan(step, (weights, optimizer.init(weights)), length=STEPS)
-    assert loss(weights) < 0.5, "the answer was not learnt"
+    def teach(weights: nnx.State) -> tuple[nnx.State, jax.Array]:
+        (weights, _), values = jax.lax.scan(step, (weights, optimizer.init(weights)), length=STEPS)
+        return weights, values[-1]
+
+    weights, left = jax.jit(teach)(weights)
+    assert left < 0.5, "the answer was not learnt"
     return nnx.merge(graph, weights)

@@ -40,7 +40,7 @@ def read(message: Any) -> tuple[str, str, list[tuple[str, Any]]]:
 
 def test_a_whole_answer(caller: openai.OpenAI) -> None:
     choice = caller.chat.completions.create(model="caller", **ASKED).choices[0]
-    assert read(choice.message) == ("I look.", "Let me see.", CALLS)
+    assert read(choice.message) == ("hm", "So.", CALLS)
     assert choice.finish_reason == "tool_calls"
 
 
@@ -61,18 +61,16 @@ def test_the_openai_packages_own_accumulator(caller: openai.OpenAI) -> None:
         done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
         final = events.get_final_completion().choices[0].message
     assert [(event.name, json.loads(event.arguments)) for event in done] == CALLS
-    assert read(final)[1:] == ("Let me see.", CALLS)
+    assert read(final)[1:] == ("So.", CALLS)
 
 
 def test_litellm_reads_an_answer_and_a_stream(calling: RunningServer) -> None:
     asked = {"model": "openai/caller", "api_base": calling.url, "api_key": KEY, "num_retries": 0, **ASKED}
     whole = litellm.completion(**asked)
-    chunks = list(litellm.completion(stream=True, stream_options={"include_usage": True}, **asked))
-    built = litellm.stream_chunk_builder(chunks)
+    built = litellm.stream_chunk_builder(list(litellm.completion(stream=True, **asked)))
     for answer in (whole, built):
-        assert read(answer.choices[0].message) == ("I look.", "Let me see.", CALLS)
+        assert read(answer.choices[0].message) == ("hm", "So.", CALLS)
         assert answer.choices[0].finish_reason == "tool_calls"
-    assert built.usage.completion_tokens == whole.usage.completion_tokens
 
 
 def test_litellm_knows_the_servers_errors(calling: RunningServer) -> None:
