@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
@@ -16,10 +16,15 @@ class Metrics:
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, processor time, open files
         self._model = model
         self._running = self._gauge("vllm:num_requests_running", "Requests that have a slot.")
         self._waiting = self._gauge("vllm:num_requests_waiting", "Requests that wait for a slot.")
         self._usage = self._gauge("vllm:kv_cache_usage_perc", "Share of the cache that running requests hold, 0 to 1.")
+        self._open = self._gauge(
+            "comem:open_answers", "Answers under way or waiting, of which --queue bounds the number."
+        )
+        self._tasks = self._gauge("comem:event_loop_tasks", "Tasks of the HTTP server.")
         self._prompt = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
         self._cached = self._counter("vllm:prefix_cache_hits", "Prompt tokens found in a slot and not run again.")
         self._asked = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked for in the slots.")
@@ -89,8 +94,10 @@ class Metrics:
         """Count an HTTP answer; 499 stands for a client that went away."""
         self._answered.labels(self._model, endpoint, str(status)).inc()
 
-    def exposition(self) -> bytes:
-        """Return the text that `/metrics` answers."""
+    def exposition(self, answers: int, tasks: int) -> bytes:
+        """Return the text that `/metrics` answers, with the open answers and the event loop's tasks of this moment."""
+        self._open.set(answers)
+        self._tasks.set(tasks)
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:

@@ -53,7 +53,8 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+        text = service.metrics.exposition(service.admission.open, len(asyncio.all_tasks()))
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> JSONResponse:
