@@ -10,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+from comem_jax.errors import UserError
+
 HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoint."
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
 API_KEY = "COMEM_API_KEY"
@@ -23,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
     parser.add_argument("--slots", type=int, default=8, help="requests decoded at a time (default: %(default)s)")
-    parser.add_argument(
-        "--queue", type=int, default=256, help="requests that may wait; more get 429 (default: %(default)s)"
-    )
+    queue = "answers that may wait for a slot; who asks for more gets 429 (default: %(default)s)"
+    parser.add_argument("--queue", type=int, default=256, metavar="N", help=queue)
     parser.add_argument("--window", type=int, help="tokens of prompt and answer (default: the model's, at most 4096)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from serving.running import start_server
 
+    if args.api_key == "":
+        raise UserError("--api-key is empty; leave it out for a server that asks for none")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("jax").setLevel(logging.WARNING)
     asked, alone = threading.Event(), threading.Event()

@@ -41,7 +41,7 @@ def resident(pid: int) -> int:
 
 @pytest.mark.parametrize(
     "connections, warm, seconds",
-    [(40, 3, 5), pytest.param(200, 60, 300, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
+    [(40, 2, 4), pytest.param(200, 60, 300, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
 )
 def test_clients_that_come_and_go_leave_nothing(folder: Path, connections: int, warm: int, seconds: int) -> None:
     with ServerProcess(folder, slots=4) as server:

@@ -12,7 +12,7 @@ import httpx
 from serving.running import RunningServer
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = "--phases examples,coverage,fuzzing --max-examples 25 --generation-deterministic --no-shrink --no-color"
+OPTIONS = "--phases examples,coverage,fuzzing --max-examples 15 --generation-deterministic --no-shrink --no-color"
 # A body that fits the description may still be one that cannot be answered: it is longer than the window, scores no
 # token, or names alternatives without asking for log-probabilities. A JSON schema does not say such things.
 EXCLUDED = "positive_data_acceptance"

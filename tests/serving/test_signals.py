@@ -15,6 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from comem_jax.cli import main
+from comem_jax.errors import UserError
+from serving.service import ServeOptions, Service
 from tests.serving.test_server import wait_until
 
 LONG = {"model": "tiny", "prompt": "fox", "max_tokens": 60, "n": 100, "ignore_eos": True}
@@ -90,3 +93,12 @@ def test_a_server_terminated_twice_ends_at_once(served: Served) -> None:
         assert time.monotonic() - begun < 2
         with pytest.raises(httpx.HTTPError):
             answer.result()
+
+
+def test_a_key_that_is_empty_and_a_queue_below_nothing_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--model", str(folder), "--api-key", ""]) == 2
+    assert "--api-key is empty" in capsys.readouterr().err
+    with pytest.raises(UserError, match="queue cannot hold -1"):
+        Service(ServeOptions(folder, queue=-1))
