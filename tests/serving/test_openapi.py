@@ -27,7 +27,9 @@ def test_the_server_keeps_to_its_description(server: RunningServer, tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counted = [line for line in httpx.get(f"{root}/metrics").text.splitlines() if 'status="200"' in line]
-    assert all(any(path in line for line in counted) for path in ("/v1/chat/completions", "/v1/completions"))
+    assert all(any(path in line for line in counted) for path in ('"/v1/chat/completions"', '"/v1/completions"')), (
+        counted
+    )
 
 
 def _path() -> str:
