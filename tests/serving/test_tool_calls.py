@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import litellm
 import openai
 import pytest
 
@@ -31,6 +33,13 @@ def calling(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def caller(calling: RunningServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=calling.url, api_key=KEY, max_retries=0, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def litellm() -> ModuleType:
+    """Litellm, which otherwise asks the network for prices when it is imported."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    return importlib.import_module("litellm")
 
 
 def read(message: Any) -> tuple[str, str, list[tuple[str, Any]]]:
@@ -64,7 +73,7 @@ def test_the_openai_packages_own_accumulator(caller: openai.OpenAI) -> None:
     assert read(final)[1:] == ("So.", CALLS)
 
 
-def test_litellm_reads_an_answer_and_a_stream(calling: RunningServer) -> None:
+def test_litellm_reads_an_answer_and_a_stream(calling: RunningServer, litellm: ModuleType) -> None:
     asked = {"model": "openai/caller", "api_base": calling.url, "api_key": KEY, "num_retries": 0, **ASKED}
     whole = litellm.completion(**asked)
     built = litellm.stream_chunk_builder(list(litellm.completion(stream=True, **asked)))
@@ -73,7 +82,7 @@ def test_litellm_reads_an_answer_and_a_stream(calling: RunningServer) -> None:
         assert answer.choices[0].finish_reason == "tool_calls"
 
 
-def test_litellm_knows_the_servers_errors(calling: RunningServer) -> None:
+def test_litellm_knows_the_servers_errors(calling: RunningServer, litellm: ModuleType) -> None:
     asked = {"model": "openai/caller", "api_base": calling.url, "num_retries": 0, "messages": USER}
     with pytest.raises(litellm.AuthenticationError):
         litellm.completion(api_key="another", **asked)
