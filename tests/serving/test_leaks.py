@@ -53,7 +53,7 @@ def test_clients_that_come_and_go_leave_nothing(folder: Path, connections: int, 
         after = settled(server.url)
         grown = resident(server.pid) - memory
         print(f"{ends}: {grown / 2**20:+.1f} MiB from {memory / 2**20:.0f}, {after['process_open_fds']:.0f} files")
-    assert set(ends) == {"200", "400", "gone"}
-    assert min(ends.values()) > connections / 2
+    assert set(ends) <= {"200", "400", "429", "gone"}
+    assert min(ends[end] for end in ("200", "400", "gone")) > connections / 2
     assert grown < GROWTH
     assert after["process_open_fds"] <= before["process_open_fds"] + 2
