@@ -82,18 +82,21 @@ async def mistaken(visitor: Visitor) -> str:
     return str(answer.status_code)
 
 
+LEAST = 5  # requests of each connection, however slow the server is
 KINDS: tuple[Client, ...] = (patient, impatient, impatient, listener, listener, mumbler, mistaken)
 
 
 async def visit(url: str, model: str, connections: int, seconds: float) -> Counter[str]:
-    """Keep so many connections busy for so long; returns how the requests ended."""
+    """Keep so many connections busy for so long, and for some requests each; returns how the requests ended."""
     ends: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
 
     async def one(seed: int) -> None:
         visitor = Visitor(url, model, seed)
         async with visitor.http:
-            while time.monotonic() < deadline:
+            asked = 0
+            while time.monotonic() < deadline or asked < LEAST:
+                asked += 1
                 ends[await visitor.chance.choice(KINDS)(visitor)] += 1
 
     await asyncio.gather(*(one(seed) for seed in range(connections)))
