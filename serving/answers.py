@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from comem_jax.actions import Action
-from serving.replies import Piece, ReplyParser
+from serving.replies import CallPiece, Piece, ReplyParser
 from serving.scheduler import Output
 from serving.scores import ScoredPrompt
 from serving.text import TokenBytes
@@ -19,12 +20,12 @@ Json = dict[str, Any]
 
 @dataclass
 class Part:
-    """What one output adds to a choice: a piece of the reply and the log-probabilities of its tokens."""
+    """What one output adds to a choice: a piece of the reply, the log-probabilities of its tokens, its tool calls."""
 
     piece: Piece
     logprobs: list[Json]
     first: bool
-    calls_before: int
+    calls: list[Json]
 
     def __bool__(self) -> bool:
         return bool(self.piece or self.logprobs)
@@ -38,7 +39,7 @@ class Choice:
     parser: ReplyParser | None = None
     content: str = ""
     reasoning: str = ""
-    actions: list[Action] = field(default_factory=list)
+    calls: list[Json] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
     tokens: int = 0
     cached: int = 0
@@ -49,32 +50,42 @@ class Choice:
     def take(self, output: Output, tokens: TokenBytes) -> Part:
         """Add an output, and return what it adds."""
         piece = Piece(output.text) if self.parser is None else _parse(self.parser, output)
-        part = Part(piece, _entries(output, tokens), self.tokens == 0, len(self.actions))
+        part = Part(piece, _entries(output, tokens), self.tokens == 0, [self._add(one) for one in piece.calls])
         self.content += piece.content
         self.reasoning += piece.reasoning
-        self.actions += piece.actions
         self.logprobs += part.logprobs
         self.tokens += output.tokens
         self.cached = output.cached
-        self.finish = "tool_calls" if self.actions and output.finish == "stop" else output.finish
+        self.finish = "tool_calls" if self.calls and output.finish == "stop" else output.finish
         return part
+
+    def _add(self, piece: CallPiece) -> Json:
+        """Add a stretch of a tool call, and return it as a stream tells it: all of the call's head comes first."""
+        if piece.name is None:
+            self.calls[-1]["function"]["arguments"] += piece.arguments
+            return {"index": len(self.calls) - 1, "function": {"arguments": piece.arguments}}
+        call = Action(piece.name, raw=piece.arguments).to_call(f"call_{uuid.uuid4().hex[:24]}")
+        self.calls.append(call)
+        return {"index": len(self.calls) - 1} | copy.deepcopy(call)
 
 
 class ChatForm:
     """Choices of `/v1/chat/completions`; `tools` says whether tool calls are read out of the text.
 
-    With `prompt_top` the prompt's tokens are told with their log-probabilities, and so many alternatives.
+    `eager` is for streams: the arguments of a call come in pieces, while they are written. With `prompt_top` the
+    prompt's tokens are told with their log-probabilities, and so many alternatives.
     """
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, tools: bool = False, prompt_top: int | None = None) -> None:
+    def __init__(self, tools: bool = False, prompt_top: int | None = None, eager: bool = False) -> None:
         self._tools = tools
+        self._eager = eager
         self._prompt_top = prompt_top
 
     def new_choice(self, index: int) -> Choice:
         """Return an empty choice."""
-        return Choice(index, ReplyParser(self._tools))
+        return Choice(index, ReplyParser(self._tools, self._eager))
 
     def take_prompt(self, choices: list[Choice], prompt: ScoredPrompt, tokens: TokenBytes) -> None:
         """Give the choices of a prompt its scores."""
@@ -91,9 +102,8 @@ class ChatForm:
             delta["content"] = part.piece.content
         if part.piece.reasoning:
             delta["reasoning_content"] = part.piece.reasoning
-        if part.piece.actions:
-            calls = _calls(part.piece.actions)
-            delta["tool_calls"] = [{"index": part.calls_before + i} | call for i, call in enumerate(calls)]
+        if part.calls:
+            delta["tool_calls"] = part.calls
         return _choice(choice, "delta", delta, _chat_logprobs(part.logprobs))
 
     def whole(self, choice: Choice) -> Json:
@@ -101,8 +111,8 @@ class ChatForm:
         message: Json = {"role": "assistant", "content": choice.content, "refusal": None}
         if choice.reasoning:
             message["reasoning_content"] = choice.reasoning
-        if choice.actions:
-            message |= {"content": choice.content or None, "tool_calls": _calls(choice.actions)}
+        if choice.calls:
+            message |= {"content": choice.content or None, "tool_calls": choice.calls}
         return _choice(choice, "message", message, _chat_logprobs(choice.logprobs))
 
 
@@ -195,14 +205,7 @@ class Answer:
 
 def _parse(parser: ReplyParser, output: Output) -> Piece:
     piece = parser.push(output.text)
-    if not output.last:
-        return piece
-    end = parser.finish()
-    return Piece(piece.content + end.content, piece.reasoning + end.reasoning, piece.actions + end.actions)
-
-
-def _calls(actions: Iterable[Action]) -> list[Json]:
-    return [action.to_call(f"call_{uuid.uuid4().hex[:24]}") for action in actions]
+    return piece + parser.finish() if output.last else piece
 
 
 def _choice(choice: Choice, key: str, value: Any, logprobs: Json | None) -> Json:

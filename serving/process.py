@@ -115,5 +115,9 @@ class ServerProcess:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, with its import path, so that the child finds the same packages."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    """Return this process's environment, with its import path, so that the child finds the same packages.
+
+    An API key in it is for another server: whoever starts a child asks it without one.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "COMEM_API_KEY"}
+    return kept | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 MAX_TOP_LOGPROBS = 20
 MAX_CHOICES = 128
@@ -42,30 +42,32 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class ApiError(Exception):
-    """An answer that is an OpenAI error object. `kind` is its `type`, `param` the field of the body that is wrong."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def _null_allowed(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that null stands for a field's default."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", []) and {"type": "null"} not in field.get("anyOf", []):
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
 
 
-class StreamOptions(BaseModel):
+class Body(BaseModel):
+    """Base of what clients send: types are what JSON says they are ("5" is no number), null is a field's default."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra=_null_allowed)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any, info: Any) -> Any:
+        field = cls.model_fields[info.field_name]
+        return field.get_default(call_default_factory=True) if value is None and not field.is_required() else value
+
+
+class StreamOptions(Body):
     """What a stream carries besides the answer."""
 
     include_usage: bool = False
 
 
-class Sampling(BaseModel):
+class Sampling(Body):
     """The fields that chat and plain completions share."""
 
     model_config = ConfigDict(extra="allow")
@@ -82,15 +84,10 @@ class Sampling(BaseModel):
     ignore_eos: bool = False
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
-    @field_validator("temperature", "top_p", "n", "stream", "ignore_eos", mode="before")
-    @classmethod
-    def _null_is_default(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value is None else value
-
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=str | list[str])
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return [] if value is None else [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, str) else value
 
     @field_validator("stop")
     @classmethod
@@ -113,10 +110,15 @@ class Sampling(BaseModel):
         return self
 
 
-class Message(BaseModel):
-    """One message of a chat; `tool_calls` and `tool_call_id` are as in the OpenAI protocol."""
+class TextPart(Body):
+    """A part of a message's content."""
 
-    model_config = ConfigDict(extra="ignore")
+    type: Literal["text"] = "text"
+    text: str
+
+
+class Message(Body):
+    """One message of a chat; `tool_calls` and `tool_call_id` are as in the OpenAI protocol."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = None
@@ -125,7 +127,7 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=str | list[TextPart] | None)
     @classmethod
     def _text_parts(cls, value: Any) -> Any:
         """Join a list of text parts; anything but text is refused."""
@@ -142,14 +144,14 @@ class Message(BaseModel):
         return message | {"content": self.content or ""}
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(Body):
     """The function of a tool call; `arguments` is JSON text."""
 
     name: str
     arguments: str = "{}"
 
 
-class ToolCall(BaseModel):
+class ToolCall(Body):
     """A tool call of an earlier assistant message."""
 
     id: str | None = None
@@ -157,7 +159,7 @@ class ToolCall(BaseModel):
     function: CalledFunction
 
 
-class FunctionSchema(BaseModel):
+class FunctionSchema(Body):
     """A tool's name, description and JSON schema."""
 
     model_config = ConfigDict(extra="allow")
@@ -165,7 +167,7 @@ class FunctionSchema(BaseModel):
     name: str
 
 
-class Tool(BaseModel):
+class Tool(Body):
     """A tool that the model may call."""
 
     type: Literal["function"]
@@ -183,16 +185,15 @@ class ChatRequest(Sampling):
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
     add_generation_prompt: bool = True
 
-    @field_validator("tools", "tool_choice", "logprobs", "top_logprobs", "add_generation_prompt", mode="before")
-    @classmethod
-    def _null_means_default(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value is None else value
-
     @model_validator(mode="after")
     def _logprobs_for_top(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
+
+    def answers(self) -> int:
+        """Return how many answers are asked for."""
+        return self.n
 
     def limit(self) -> int | None:
         """Return the most tokens to generate, if the request says."""
@@ -227,10 +228,14 @@ class CompletionRequest(Sampling):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
 
-    @field_validator("echo", mode="before")
+    @field_validator("prompt", mode="wrap")
     @classmethod
-    def _null_is_no(cls, value: Any) -> Any:
-        return False if value is None else value
+    def _one_message(cls, value: Any, check: Any) -> Any:
+        """Say one sentence where otherwise each of the four forms would have its own."""
+        try:
+            return check(value)
+        except ValidationError:
+            raise ValueError("must be a text or token ids, or a list of either, and not empty") from None
 
     @model_validator(mode="after")
     def _echo_fits(self) -> CompletionRequest:
@@ -239,6 +244,10 @@ class CompletionRequest(Sampling):
         if self.echo and self.stream:
             raise ValueError("echo is not available in a stream")
         return self
+
+    def answers(self) -> int:
+        """Return how many answers are asked for."""
+        return self.n * len(self.prompts())
 
     def limit(self) -> int:
         """Return the most tokens to generate: 16 where the request does not say, as OpenAI has it."""

@@ -1,113 +1,154 @@
 """A chat answer's text, as it comes, into reasoning, content and tool calls.
 
-The pieces of a streamed answer put together are what `parse_reply` makes of the whole text, with one exception: a
-`<think>` block that the answer broke off in is reasoning here, since it has been streamed as such.
+The pieces of an answer put together are what `parse_reply` makes of the whole text, with one exception: a `<think>`
+block that the answer broke off in is reasoning here, since it has been streamed as such. A parser that is `eager` hands
+out a call's arguments while they are written, in the model's own words; a call that then breaks off, or turns out to be
+no valid JSON after all, stays a call, as far as it was written.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 
-from comem_jax.actions import Action
 from comem_jax.chat import parse_reply
+from serving.braces import Braces
 
 THINK, THINK_END = "<think>", "</think>"
 CALL, CALL_END = "<tool_call>", "</tool_call>"
+# The beginning of a call up to its arguments, where these begin as a JSON object does.
+HEAD = re.compile(r'<tool_call>\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{\s*["}])')
 
 
-@dataclass
+@dataclass(frozen=True)
+class CallPiece:
+    """A stretch of a tool call: the tool's name where it begins (else None), and JSON text of its arguments."""
+
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Piece:
     """What a stretch of generated text adds to the answer."""
 
     content: str = ""
     reasoning: str = ""
-    actions: tuple[Action, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.content or self.reasoning or self.actions)
+        return bool(self.content or self.reasoning or self.calls)
+
+    def __add__(self, later: Piece) -> Piece:
+        calls, more = self.calls, later.calls
+        if calls and more and more[0].name is None:
+            calls, more = (*calls[:-1], CallPiece(calls[-1].name, calls[-1].arguments + more[0].arguments)), more[1:]
+        return Piece(self.content + later.content, self.reasoning + later.reasoning, calls + more)
 
 
 class ReplyParser:
     """Splits generated text into reasoning, content and (where `tools`) tool calls, in pieces of any size."""
 
-    def __init__(self, tools: bool) -> None:
+    def __init__(self, tools: bool, eager: bool = False) -> None:
         self._tools = tools
-        self._state = "start"
+        self._eager = eager
+        self._state = self._start
         self._text = ""
         self._reasoning = _Stripped()
         self._content = _Stripped()
+        self._braces = Braces()
 
     def push(self, text: str) -> Piece:
-        """Return what is certain so far; a tool call comes whole, when its closing tag does."""
+        """Return what is certain so far; a tool call comes whole, when its closing tag does, unless eager."""
         self._text += text
-        piece = Piece()
-        while self._advance(piece):
-            pass
-        return piece
+        whole = Piece()
+        while (piece := self._state()) is not None:
+            whole += piece
+        return whole
 
     def finish(self) -> Piece:
         """Return what was held back, at the end of the answer; an unclosed tool call counts if it is valid JSON."""
-        piece = Piece()
-        if self._state == "call":
-            self._close_call(self._text, piece)
-        elif self._state == "think":
-            piece.reasoning += self._reasoning.push(self._text)
-        else:
-            piece.content += self._content.push(self._text)
-        self._text = ""
-        return piece
+        text, self._text = self._text, ""
+        if self._state == self._call:
+            return self._whole_call(text)
+        if self._state == self._arguments:
+            return self._more(text)
+        if self._state == self._after_arguments:
+            return Piece()
+        return Piece(reasoning=self._reasoning.push(text)) if self._state == self._think else self._plain_text(text)
 
-    def _advance(self, piece: Piece) -> bool:
-        """Take one step in the current state; False where more text is needed."""
-        return {"start": self._start, "think": self._think, "content": self._plain, "call": self._call}[self._state](
-            piece
-        )
+    # Each state takes what it can of the text and returns what that adds; None where it needs more text.
 
-    def _start(self, piece: Piece) -> bool:
+    def _start(self) -> Piece | None:
         text = self._text.lstrip()
         if text.startswith(THINK):
-            self._state, self._text = "think", text.removeprefix(THINK)
-            return True
-        if THINK.startswith(text):
-            return False
-        self._state = "content"
-        return True
+            self._state, self._text = self._think, text.removeprefix(THINK)
+        elif THINK.startswith(text):
+            return None
+        else:
+            self._state = self._plain
+        return Piece()
 
-    def _think(self, piece: Piece) -> bool:
-        inside, closed, rest = self._text.partition(THINK_END)
-        keep = 0 if closed else _overlap(inside, THINK_END)
-        piece.reasoning += self._reasoning.push(inside[: len(inside) - keep])
-        self._text = rest if closed else inside[len(inside) - keep :]
+    def _think(self) -> Piece | None:
+        inside, closed = self._until(THINK_END)
         if closed:
-            self._state = "content"
-        return bool(closed)
+            self._state = self._plain
+        return Piece(reasoning=self._reasoning.push(inside)) if inside or closed else None
 
-    def _plain(self, piece: Piece) -> bool:
+    def _plain(self) -> Piece | None:
         if not self._tools:
-            piece.content += self._content.push(self._text)
-            self._text = ""
-            return False
-        before, opened, rest = self._text.partition(CALL)
-        keep = 0 if opened else _overlap(before, CALL)
-        piece.content += self._content.push(before[: len(before) - keep])
-        self._text = opened + rest if opened else before[len(before) - keep :]
+            text, self._text = self._text, ""
+            return self._plain_text(text) if text else None
+        before, opened = self._until(CALL)
         if opened:
-            self._state = "call"
-        return bool(opened)
+            self._state, self._text = self._call, CALL + self._text
+        return self._plain_text(before) if before or opened else None
 
-    def _call(self, piece: Piece) -> bool:
+    def _call(self) -> Piece | None:
         block, closed, rest = self._text.partition(CALL_END)
+        if self._eager and (head := HEAD.match(block)) and (name := _string(head.group(1))) is not None:
+            self._state, self._text, self._braces = self._arguments, self._text[head.end() :], Braces()
+            return Piece(calls=(CallPiece(name, ""),))
         if not closed:
-            return False
-        self._close_call(block + closed, piece)
-        self._state, self._text = "content", rest
-        return True
+            return None
+        self._state, self._text = self._plain, rest
+        return self._whole_call(block + closed)
 
-    def _close_call(self, block: str, piece: Piece) -> None:
-        actions = parse_reply(block).actions
-        piece.actions += actions
-        if not actions:
-            piece.content += self._content.push(block)
+    def _arguments(self) -> Piece | None:
+        inside, closed = self._until(CALL_END)
+        if not inside and not closed:
+            return None
+        piece = self._more(inside)
+        if closed:
+            self._state = self._plain
+        elif self._braces.closed:
+            self._state = self._after_arguments
+        return piece
+
+    def _after_arguments(self) -> Piece | None:
+        _, closed = self._until(CALL_END)
+        if closed:
+            self._state = self._plain
+        return Piece() if closed else None
+
+    def _until(self, tag: str) -> tuple[str, bool]:
+        """Take the text before a tag, and the tag if it is there; what may be its beginning is left."""
+        inside, closed, rest = self._text.partition(tag)
+        keep = 0 if closed else _overlap(inside, tag)
+        self._text = rest if closed else inside[len(inside) - keep :]
+        return inside[: len(inside) - keep], bool(closed)
+
+    def _plain_text(self, text: str) -> Piece:
+        return Piece(self._content.push(text))
+
+    def _whole_call(self, block: str) -> Piece:
+        calls = tuple(CallPiece(action.tool, action.arguments_json()) for action in parse_reply(block).actions)
+        return Piece(calls=calls) if calls else self._plain_text(block)
+
+    def _more(self, text: str) -> Piece:
+        text = text[: self._braces.take(text)]
+        return Piece(calls=(CallPiece(None, text),)) if text else Piece()
 
 
 class _Stripped:
@@ -125,6 +166,13 @@ class _Stripped:
         self._begun = self._begun or bool(out)
         self._held = text[len(out) :]
         return out
+
+
+def _string(text: str) -> str | None:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +20,13 @@ log = logging.getLogger(__name__)
 class RunningServer:
     """A server that listens; `start_server` makes one. Leaving it as a context manager stops it and its engine."""
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
-        """Listen on `host` and `port` (0 for any free one); raises `UserError` where that cannot be."""
+    def __init__(self, service: Service, host: str, port: int, api_key: str | None = None) -> None:
+        """Listen on `host` and `port` (0 for any free one); raises `UserError` where that cannot be.
+
+        With an `api_key` clients must send it.
+        """
         self.service = service
-        self._web = WebThread(create_app(service), host, port)
+        self._web = WebThread(create_app(service, api_key), host, port)
         self.port = self._web.port
         self.url = self._web.url
 
@@ -30,6 +35,18 @@ class RunningServer:
         self.service.start()
         self._web.start()
         log.info("%s listens on %s", self.service.name, self.url)
+
+    def drain(self, grace: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Refuse new requests and wait until those under way are answered, for `grace` seconds at most.
+
+        Returns whether all were; `hurry` is asked all along whether to wait no longer.
+        """
+        admission, deadline = self.service.admission, time.monotonic() + grace
+        admission.close()
+        log.info("no more requests are taken; %d answers are under way", admission.open)
+        while admission.open and time.monotonic() < deadline and not hurry():
+            time.sleep(0.02)
+        return not admission.open
 
     def stop(self) -> None:
         """Stop the engine and close every connection."""
@@ -45,13 +62,20 @@ class RunningServer:
         self.stop()
 
 
-def start_server(model_path: str | Path, port: int = 0, *, host: str = "127.0.0.1", **options: Any) -> RunningServer:
+def start_server(
+    model_path: str | Path,
+    port: int = 0,
+    *,
+    host: str = "127.0.0.1",
+    api_key: str | None = None,
+    **options: Any,
+) -> RunningServer:
     """Start serving a Hugging Face folder and return at once; `.service.wait_ready()` waits until it answers.
 
-    `options` are those of `ServeOptions`: name, slots, window, dtype. Raises `UserError` for a folder, an option or a
-    port that cannot be served.
+    With an `api_key` clients must send it. `options` are those of `ServeOptions`: name, slots, queue, window, dtype.
+    Raises `UserError` for a folder, an option or a port that cannot be served.
     """
     keep_compiled_programs()
-    server = RunningServer(Service(ServeOptions(Path(model_path), **options)), host, port)
+    server = RunningServer(Service(ServeOptions(Path(model_path), **options)), host, port, api_key)
     server.start()
     return server

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -27,6 +28,10 @@ from serving.text import Detokenizer, StopMatcher, TokenBytes
 STOPPING = "the server is stopping"
 
 log = logging.getLogger(__name__)
+
+
+class UnavailableError(RuntimeError):
+    """Why a generation that was in order is not done: the scheduler is stopping, or its engine failed for good."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Job:
         self.cached = 0
         self.submitted = time.perf_counter()
         self.first: float | None = None
+        self.latest: float | None = None
         self.deliver = deliver
         self._detokenizer = Detokenizer(tokens)
         self._stops = StopMatcher(generation.stop)
@@ -130,6 +136,7 @@ class Scheduler:
         self._running: dict[int, Job] = {}
         self._slots = Slots(engine.slots)
         self._stopping = False
+        self._door = threading.Lock()  # nothing is put into the inbox after it was emptied for the last time
 
     @property
     def running(self) -> int:
@@ -141,13 +148,21 @@ class Scheduler:
         """How many requests wait for a slot."""
         return len(self._waiting) + self._inbox.qsize()
 
+    @property
+    def usage(self) -> float:
+        """The share of the cache that the answers under way hold, 0 to 1."""
+        held = sum(len(job.prompt) + len(job.produced) for job in list(self._running.values()))
+        return held / (self.engine.slots * self.engine.window)
+
     def submit(self, generation: Generation, deliver: Callable[[Output], None]) -> Job:
         """Queue a generation; `deliver` is called in the engine's thread with each `Output`, the last one included."""
         job = Job(generation, self._tokens, deliver)
-        if self._stopping:
-            deliver(Output(error=RuntimeError(STOPPING)))
-        else:
-            self._inbox.put(lambda: self._waiting.append(job))
+        with self._door:
+            stopping = self._stopping
+            if not stopping:
+                self._inbox.put(lambda: self._waiting.append(job))
+        if stopping:
+            deliver(Output(error=UnavailableError(STOPPING)))
         return job
 
     def cancel(self, job: Job) -> None:
@@ -159,17 +174,25 @@ class Scheduler:
         self._inbox.put(self._stop)
 
     def run(self) -> None:
-        """Work until stopped. An error of the engine fails the requests under way, and the loop goes on."""
+        """Work until stopped. An error of the engine fails the requests under way, and the loop goes on.
+
+        Raises what the engine raises where it cannot be brought back to an empty cache; nobody is left without answer.
+        """
+        reason = UnavailableError(STOPPING)
         try:
             while not self._stopping:
                 self._read_inbox()
                 self._guard(self._prefill)
                 self._guard(self._decode)
+        except Exception as error:
+            reason = UnavailableError(f"the engine failed: {error}")
+            raise
         finally:
-            self._stopping = True
+            with self._door:
+                self._stopping = True
             while not self._inbox.empty():
                 self._inbox.get()()
-            self._fail_all(RuntimeError(STOPPING))
+            self._fail_all(reason)
 
     def _read_inbox(self) -> None:
         idle = not (self._waiting or self._prefilling or self._running)
@@ -256,9 +279,11 @@ class Scheduler:
         if job.first is None:
             job.first = now
             self._metrics.first_token(now - job.submitted)
-        self._metrics.generated(output.tokens)
+        self._metrics.generated(output.tokens, None if job.latest is None else now - job.latest)
+        job.latest = now
         if output.last:
             self._metrics.finished(output.finish or "error", now - job.submitted)
+            self._metrics.answer(len(job.produced))
             if len(job.produced) > 1:
                 self._metrics.per_token((now - job.first) / (len(job.produced) - 1))
 

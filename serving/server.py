@@ -9,92 +9,96 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from openai.types import Completion, Model
+from openai.types.chat import ChatCompletion
 
 from comem_jax.errors import UserError
+from serving.admission import Ticket, unavailable
 from serving.answers import Answer, ChatForm, TextForm
 from serving.engine import Sampling
-from serving.protocol import ApiError, ChatRequest, CompletionRequest
+from serving.errors import ApiError, ErrorBody
+from serving.handlers import failure, handle_errors
+from serving.middleware import BoundBody, CountAnswers, RequireKey
+from serving.protocol import ChatRequest, CompletionRequest
 from serving.scheduler import Generation, Scheduler, stream
 from serving.service import Service
 
 CLIENT_GONE = 499  # nginx's number for a client that went away
+STREAM = "text/event-stream"
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in ("4XX", "5XX")}
 
 
-def create_app(service: Service) -> FastAPI:
-    """Return the HTTP application; it answers 503 until the service is ready."""
+def create_app(service: Service, api_key: str | None = None) -> FastAPI:
+    """Return the HTTP application; it answers 503 until the service is ready.
+
+    With an `api_key` whatever is below `/v1` is for those alone who send it.
+    """
     app = FastAPI(title="CoMem", docs_url="/docs", redoc_url=None)
-    app.add_middleware(CountAnswers, service=service)
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _internal_error)
+    app.add_middleware(BoundBody)
+    if api_key:
+        app.add_middleware(RequireKey, key=api_key)
+    app.add_middleware(CountAnswers, metrics=service.metrics)
+    handle_errors(app)
+    _add_state_routes(app, service)
+    _add_answer_routes(app, service)
+    return app
 
-    @app.get("/health")
+
+def _add_state_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health", responses={503: {"description": "The model is not ready."}})
     async def health() -> JSONResponse:
         return JSONResponse({"status": service.state}, 200 if service.state == "ready" else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+        text = service.metrics.exposition(service.admission.open, len(asyncio.all_tasks()))
+        return Response(text, media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=ERRORS)
     async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [_model_card(service)]})
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=ERRORS | {200: {"model": Model}})
     async def model(name: str) -> JSONResponse:
         _check_model(service, name)
         return JSONResponse(_model_card(service))
 
-    @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        return await _unless_gone(request, _chat(service, body))
 
-    @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await _unless_gone(request, _complete(service, body))
+def _add_answer_routes(app: FastAPI, service: Service) -> None:
+    async def ticket() -> AsyncIterator[Ticket]:
+        with service.admission.ticket() as ticket:
+            yield ticket
 
-    return app
+    @app.post("/v1/chat/completions", responses=_answers(ChatCompletion))
+    async def chat(body: ChatRequest, request: Request, ticket: Ticket = Depends(ticket)) -> Response:
+        return await _unless_gone(request, _chat(service, body, ticket))
 
-
-class CountAnswers:
-    """Counts HTTP answers by path and status."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._metrics = service.metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and count the status of its answer."""
-
-        async def counting(message: Message) -> None:
-            if message["type"] == "http.response.start" and scope["path"].startswith("/v1/"):
-                route = scope.get("route")
-                self._metrics.answered(getattr(route, "path", "unknown"), message["status"])
-            await send(message)
-
-        await self._app(scope, receive, counting)
+    @app.post("/v1/completions", responses=_answers(Completion))
+    async def completions(body: CompletionRequest, request: Request, ticket: Ticket = Depends(ticket)) -> Response:
+        return await _unless_gone(request, _complete(service, body, ticket))
 
 
-async def _chat(service: Service, body: ChatRequest) -> Response:
-    scheduler = _ready(service, body.model)
+def _answers(model: type) -> dict[int | str, dict[str, Any]]:
+    return ERRORS | {200: {"model": model, "content": {STREAM: {}}}}
+
+
+async def _chat(service: Service, body: ChatRequest, ticket: Ticket) -> Response:
+    scheduler = _admitted(service, body, ticket)
     tools = [tool.model_dump(exclude_unset=True) for tool in body.tools] if body.tool_choice == "auto" else []
     messages = [message.for_template() for message in body.messages]
     prompt = await _tokenized(_chat_prompt, service, messages, tools, body.add_generation_prompt, param="messages")
-    return await _answer(service, scheduler, body, [prompt], ChatForm(bool(tools), body.prompt_logprobs))
+    form = ChatForm(bool(tools), body.prompt_logprobs, eager=body.stream)
+    return await _answer(service, scheduler, body, [prompt], form)
 
 
 def _chat_prompt(service: Service, messages: list[Any], tools: list[Any], reply: bool) -> list[int]:
     return service.format.encode(service.format.render(messages, tools, reply))
 
 
-async def _complete(service: Service, body: CompletionRequest) -> Response:
-    scheduler = _ready(service, body.model)
+async def _complete(service: Service, body: CompletionRequest, ticket: Ticket) -> Response:
+    scheduler = _admitted(service, body, ticket)
     prompts = [
         await _tokenized(service.format.encode, one, param="prompt") if isinstance(one, str) else one
         for one in body.prompts()
@@ -123,11 +127,11 @@ async def _answer(
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
         events = _events(service, scheduler, generations, answer, usage)
-        return StreamingResponse(events, media_type="text/event-stream")
+        return StreamingResponse(events, media_type=STREAM)
     async with aclosing(stream(scheduler, generations)) as outputs:
         async for index, output in outputs:
             if output.error is not None:
-                raise _failure(output.error)
+                raise failure(output.error)
             answer.take(index, output, service.tokens)
     return JSONResponse(answer.whole())
 
@@ -139,7 +143,7 @@ async def _events(
     async with aclosing(stream(scheduler, generations)) as outputs:
         async for index, output in outputs:
             if output.error is not None:
-                yield _event(_failure(output.error).body)
+                yield _event(failure(output.error).body)
                 break
             if (chunk := answer.take(index, output, service.tokens)) is not None:
                 yield _event(chunk | {"usage": None} if usage else chunk)
@@ -188,12 +192,13 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
-def _ready(service: Service, model: str) -> Scheduler:
-    _check_model(service, model)
-    if service.scheduler is None:
-        message = f"the model is {service.state}"
-        raise ApiError(503, message, kind="server_error", code="service_unavailable")
-    return service.scheduler
+def _admitted(service: Service, body: ChatRequest | CompletionRequest, ticket: Ticket) -> Scheduler:
+    """Take places for a request's answers; raises `ApiError` where there is no such model, no engine or no place."""
+    _check_model(service, body.model)
+    if (scheduler := service.scheduler) is None:
+        raise unavailable(f"the model is {service.state}")
+    ticket.take(body.answers())
+    return scheduler
 
 
 def _check_model(service: Service, model: str) -> None:
@@ -224,33 +229,3 @@ def _model_card(service: Service) -> dict[str, Any]:
         "owned_by": "comem",
         "max_model_len": service.window,
     }
-
-
-def _failure(error: Exception) -> ApiError:
-    return ApiError(500, f"The request failed: {error}", kind="server_error")
-
-
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.body, error.status)
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    """Answer a body that does not fit with its first fault; the place of it is the field's path."""
-    assert isinstance(error, RequestValidationError)
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"][1:] if not isinstance(part, str) or "[" not in part)
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "json_invalid":
-        return JSONResponse(ApiError(400, f"The body is not valid JSON: {message}.").body, 400)
-    return JSONResponse(ApiError(400, f"{place}: {message}" if place else message, param=place or None).body, 400)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"{error.detail}: {request.method} {request.url.path}"
-    return JSONResponse(ApiError(error.status_code, message).body, error.status_code, headers=error.headers)
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    return JSONResponse(_failure(error).body, 500)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3Config, load
+from serving.admission import Admission
 from serving.engine import Engine
 from serving.metrics import Metrics
 from serving.scheduler import Scheduler
@@ -20,6 +23,8 @@ from serving.text import TokenBytes
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
+QUEUE = 256
+RESTARTS, RESTART_WINDOW = 3, 600.0  # so many in so many seconds; an engine that dies more often stays dead
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +32,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ServeOptions:
     """What to serve and how: a Hugging Face folder, the name clients ask for (by default the folder's), how many
-    requests at a time (`slots`), how many tokens each (`window`, prompt and answer together; None for the model's
-    positions, 4096 at most), and the weights' `dtype` ("float32" or "bfloat16").
+    requests at a time (`slots`), how many more may wait (`queue`), how many tokens each (`window`, prompt and answer
+    together; None for the model's positions, 4096 at most), and the weights' `dtype` ("float32" or "bfloat16").
     """
 
     model: Path
     name: str | None = None
     slots: int = 8
+    queue: int = QUEUE
     window: int | None = None
     dtype: str = "float32"
 
@@ -44,7 +50,7 @@ class ServeOptions:
 
 
 class Service:
-    """A model that becomes ready some time after `start`.
+    """A model that becomes ready some time after `start`, and is loaded again where its engine dies.
 
     Raises `UserError` where the folder, the window or the dtype cannot be served.
     """
@@ -60,14 +66,20 @@ class Service:
         self.window = min(positions, WINDOW) if options.window is None else options.window
         if options.slots < 1:
             raise UserError(f"a server needs at least one slot, not {options.slots}")
+        if options.queue < 0:
+            raise UserError(f"a queue cannot hold {options.queue} requests; 0 lets nobody wait")
         if not 2 <= self.window <= positions:
             raise UserError(f"a window of {self.window} tokens does not fit a model of {positions} positions")
         self.vocabulary = config.vocab_size
         self.format = ChatFormat.load(options.model)
         self.tokens = TokenBytes(self.format.tokenizer)
         self.metrics = Metrics(self.name)
+        self.metrics.watch(self._reading("running"), self._reading("waiting"), self._reading("usage"))
+        self.admission = Admission(options.slots + options.queue)
         self.error: Exception | None = None
         self._scheduler: Scheduler | None = None
+        self._deaths: deque[float] = deque(maxlen=RESTARTS + 1)
+        self._stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._settled = threading.Event()
 
@@ -78,10 +90,12 @@ class Service:
 
     @property
     def state(self) -> str:
-        """Either "loading", "ready" or "dead"."""
-        if self._settled.is_set():
-            return "dead" if self.scheduler is None else "ready"
-        return "loading"
+        """One of "loading", "ready", "draining", "restarting" and "dead"."""
+        if self.scheduler is not None:
+            return "draining" if self.admission.closed else "ready"
+        if not self._settled.is_set():
+            return "loading"
+        return "restarting" if self._thread.is_alive() else "dead"
 
     def start(self) -> None:
         """Begin to load the model."""
@@ -96,24 +110,45 @@ class Service:
 
     def stop(self) -> None:
         """End the engine's thread; requests under way are answered with an error."""
-        if self._scheduler is not None:
-            self._scheduler.stop()
+        self._stopping = True
+        if (scheduler := self._scheduler) is not None:
+            scheduler.stop()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
     def _work(self) -> None:
         try:
-            scheduler = self._load()
-            self.metrics.watch(lambda: scheduler.running, lambda: scheduler.waiting)
-            self._scheduler = scheduler
+            while self._serve() and self._may_restart():
+                log.warning("the engine of %s is begun again", self.name)
+                self.metrics.restarted()
+        finally:
             self._settled.set()
-            scheduler.run()
+
+    def _serve(self) -> bool:
+        """Load the model and run it to its end; returns whether to try again: it has been ready once, and died."""
+        try:
+            self._scheduler = self._load()
+            self.error = None
+            self._settled.set()
+            if self._stopping:
+                self._scheduler.stop()
+            self._scheduler.run()
         except Exception as error:
             log.exception("the engine of %s ended", self.name)
-            self.error = error
+            self.error = error.with_traceback(None)  # its frames would keep the engine's memory
+            return self._settled.is_set() and not self._stopping
         finally:
             self._scheduler = None
-            self._settled.set()
+        return False
+
+    def _may_restart(self) -> bool:
+        now = time.monotonic()
+        self._deaths.append(now)
+        return len(self._deaths) <= RESTARTS or now - self._deaths[0] > RESTART_WINDOW
+
+    def _reading(self, gauge: str) -> Callable[[], float]:
+        """Return what reads a figure of the scheduler there is at the time; 0 without one."""
+        return lambda: getattr(self._scheduler, gauge, 0)
 
     def _load(self) -> Scheduler:
         options, eos = self._options, self.format.eos_ids

@@ -10,8 +10,19 @@ from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from comem_jax.errors import UserError
+
+
+class Protocol(HttpToolsProtocol):
+    """Uvicorn's protocol, which after a connection was reset holds on to it until it would have been idle too long."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the connection whatever it ended by."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
 
 
 class WebThread:
@@ -28,6 +39,7 @@ class WebThread:
         # the end rather than waited for.
         config = uvicorn.Config(
             app,
+            http=Protocol,
             log_config=None,
             access_log=False,
             lifespan=lifespan,

@@ -10,8 +10,12 @@ import sys
 import threading
 from pathlib import Path
 
+from comem_jax.errors import UserError
+
 HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoint."
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
+API_KEY = "COMEM_API_KEY"
+GRACE = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,36 +25,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
     parser.add_argument("--slots", type=int, default=8, help="requests decoded at a time (default: %(default)s)")
+    queue = "answers that may wait for a slot; who asks for more gets 429 (default: %(default)s)"
+    parser.add_argument("--queue", type=int, default=256, metavar="N", help=queue)
     parser.add_argument("--window", type=int, help="tokens of prompt and answer (default: the model's, at most 4096)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
+    parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
+    grace = "after SIGTERM, for answers under way; a second SIGTERM ends at once (default: %(default)s)"
+    parser.add_argument("--grace", type=float, default=GRACE, metavar="SECONDS", help=grace)
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input is closed")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted; returns 0. Raises `UserError` for what cannot be served."""
+    """Serve until interrupted, then finish what is under way; returns 0. Raises `UserError` for what cannot be served.
+
+    Raises what ended the engine where it died too often to be begun again.
+    """
     from serving.running import start_server
 
+    if args.api_key == "":
+        raise UserError("--api-key is empty; leave it out for a server that asks for none")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("jax").setLevel(logging.WARNING)
-    ended = threading.Event()
+    asked, alone = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: _asked_once(asked))
     if args.stop_with_stdin:
-        threading.Thread(target=_watch_stdin, args=(ended,), daemon=True).start()
-    options = {"name": args.name, "slots": args.slots, "window": args.window, "dtype": args.dtype}
-    server = start_server(args.model, args.port, host=args.host, **options)
+        threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
+    options = {name: getattr(args, name) for name in ("name", "slots", "queue", "window", "dtype", "host")}
+    server = start_server(args.model, args.port, api_key=args.api_key or os.environ.get(API_KEY), **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.
-        while not ended.wait(0.5) and server.service.state != "dead":
+        while not asked.wait(0.5) and server.service.state != "dead":
             pass
+        server.drain(args.grace, hurry=alone.is_set)
     finally:
         server.stop()
-    if server.service.error is not None:
+    if server.service.error is not None and not asked.is_set():
         raise server.service.error
     return 0
 
 
-def _watch_stdin(ended: threading.Event) -> None:
+def _asked_once(asked: threading.Event) -> None:
+    """Note the first signal to end; a second one finds no handler and ends the process at once."""
+    asked.set()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _watch_stdin(asked: threading.Event, alone: threading.Event) -> None:
+    """Wait until nobody holds the other end of standard input any more: then nobody waits for answers either."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    ended.set()
+    alone.set()
+    asked.set()

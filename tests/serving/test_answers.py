@@ -53,13 +53,14 @@ def test_tool_calls_in_a_whole_answer(tokens: TokenBytes, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_tool_calls_in_a_stream(tokens: TokenBytes, size: int) -> None:
-    answer = Answer(ChatForm(tools=True), "tiny", [10], 1)
+    answer = Answer(ChatForm(tools=True, eager=True), "tiny", [10], 1)
     chunks = [chunk for output in outputs(size) if (chunk := answer.take(0, output, tokens)) is not None]
     choices = [ChatCompletionChunk.model_validate(chunk).choices[0] for chunk in chunks]
-    calls = [call for choice in choices for call in choice.delta.tool_calls or []]
-    assert called(calls) == CALLS
-    assert [call.index for call in calls] == [0, 1]
-    assert len({call.id for call in calls}) == 2
+    pieces = [call for choice in choices for call in choice.delta.tool_calls or []]
+    written = ["".join(one.function.arguments for one in pieces if one.index == index) for index in range(2)]
+    assert [(one.index, one.function.name) for one in pieces if one.id] == [(0, "view"), (1, "bash")]
+    assert [json.loads(one) for one in written] == [arguments for _, arguments in CALLS]
+    assert len({one.id for one in pieces if one.id}) == 2
     assert "".join(choice.delta.content or "" for choice in choices) == "Let me look."
     assert "".join(getattr(choice.delta, "reasoning_content", "") for choice in choices) == "I should look."
     assert [choice.delta.role for choice in choices] == ["assistant"] + [None] * (len(choices) - 1)

@@ -281,6 +281,21 @@ def test_metrics_count_what_was_asked(server: RunningServer, client: openai.Open
     assert grown("vllm:request_success_total") == grown("comem:http_requests_total") == 2
     assert grown("vllm:time_to_first_token_seconds_count") == 2
     assert grown("vllm:request_time_per_output_token_seconds_count") == 2
+    assert grown("vllm:request_prompt_tokens_sum") == 100
+    assert (grown("vllm:request_generation_tokens_sum"), grown("vllm:request_generation_tokens_count")) == (40, 2)
+    for name in ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"):
+        assert 2 <= grown(f"{name}_count") <= 38
+        assert 0 < grown(f"{name}_sum") < grown("vllm:e2e_request_latency_seconds_sum")
+
+
+def test_the_gauges_tell_of_now(server: RunningServer, client: openai.OpenAI) -> None:
+    held = client.completions.create(prompt=[7] * 50, max_tokens=150, n=20, stream=True, **GREEDY)
+    next(held)
+    now = metrics(server)
+    assert now["vllm:num_requests_running"] + now["vllm:num_requests_waiting"] <= now["comem:open_answers"] == 20
+    assert 4 * 50 / (4 * WINDOW) <= now["vllm:kv_cache_usage_perc"] <= 4 * 200 / (4 * WINDOW)
+    held.close()
+    wait_until(lambda: metrics(server)["comem:open_answers"] == metrics(server)["vllm:kv_cache_usage_perc"] == 0)
 
 
 def test_health_and_models(server: RunningServer, client: openai.OpenAI) -> None:
