@@ -1,61 +1,84 @@
-"""The engine: JetStream's three operations, prefill, insert and generate, over slots of one key-value cache.
+"""The engine: JetStream's three operations, prefill, insert and generate, over one store of pages.
 
-A slot is a row of the cache. `prefill` runs a prompt chunk by chunk into a slot, all but its last token; `insert` opens
-the slot for decoding with that token; `generate` takes all open slots some steps on in one compiled call and hands back
-token ids. Shapes come in a few sizes, so that a short context does not pay for a long window and few requests do not
-pay for many slots.
+`begin` finds what the store has of a prompt; `prefill` runs the rest chunk by chunk into pages, all but its last token;
+`insert` opens a slot for decoding with that token; `generate` takes all open slots some steps on in one compiled call
+and hands back token ids. What a call costs follows the real lengths (see `comem_jax.models.pages`), and the programs
+depend on nothing but a chunk's size and the number of rows: they are few, and compiled before the first request.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from comem_jax.models import Cache, Qwen3, init_cache
+from comem_jax.models import Qwen3
+from comem_jax.models.pages import Pages, init_pages
 from serving import programs
+from serving.pages import PageStore
+from serving.pages import Sequence as PagedSequence
+from serving.reads import ReadPlan
+from serving.sampling import Noise, Tastes
 from serving.scores import PromptScores
 
+PAGE = 16  # tokens
 SHORTEST_CHUNK = 32
-SHORTEST_REACH = 256
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How one answer is sampled. Temperature 0 is greedy; `top` is None for no log-probabilities."""
+    """How one answer is sampled. Temperature 0 is greedy; `top` is None for no log-probabilities.
+
+    `presence`, `frequency` and `repetition` are the penalties of the OpenAI protocol and vLLM, `bias` what is added to
+    tokens' logits by id. No end token comes before `least` tokens did. A `top_k` of 0 keeps every token.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     top: int | None = None
     ignore_eos: bool = False
+    least: int = 0
+
+    @property
+    def noise(self) -> Noise:
+        """The settings that are no whole numbers."""
+        return Noise(self.temperature, self.top_p, self.min_p, self.presence, self.frequency, self.repetition)
 
 
-@dataclass
+@dataclass(eq=False)
 class Prefix:
-    """A prompt on its way into `slot`, whose rows hold the keys and values of its first `held` tokens.
+    """A prompt on its way into pages; where its own tokens are to be scored, the scores gather in `scores`.
 
-    Where its own tokens are to be scored, their scores gather in `scores` (then nothing may be held at first).
+    `found` is how many of its tokens the store had; `answered` how many of them, at its end, are an answer that goes
+    on. `limit` is the most tokens that all of it, with what is generated, may have.
     """
 
-    tokens: np.ndarray
-    slot: int
-    held: int = 0
+    sequence: PagedSequence
+    found: int = 0
     scores: PromptScores | None = None
+    answered: int = 0
 
     @property
     def ready(self) -> bool:
         """Whether all but the last token have been run; that one is the first step of decoding."""
-        return self.held >= len(self.tokens) - 1
+        return self.sequence.held >= len(self.sequence.tokens) - 1
 
 
 @dataclass
@@ -69,10 +92,11 @@ class Tokens:
 
 
 class Engine:
-    """Prefill, insert and generate over `slots` rows of at most `window` tokens (prompt and answer together).
+    """Prefill, insert and generate over `slots` requests of at most `window` tokens (prompt and answer together).
 
-    `steps` is the number of decode steps per `generate`, `chunk` the longest prefill. `eos_ids` end an answer. `dtype`
-    is the cache's, by default the model's.
+    `pages` is how many pages of 16 tokens the store has, by default enough for every slot's whole window. `steps` is
+    the most decode steps a `generate`, `chunk` the longest prefill. `eos_ids` end an answer. `dtype` is that of keys
+    and values, by default the model's.
     """
 
     def __init__(
@@ -81,136 +105,214 @@ class Engine:
         *,
         slots: int = 8,
         window: int = 1024,
+        pages: int | None = None,
         eos_ids: Sequence[int] = (),
         steps: int = 8,
         chunk: int = 256,
         dtype: Any = None,
     ) -> None:
-        self.slots, self.window, self.steps = slots, window, steps
-        self.chunk = min(chunk, window)
+        self.slots, self.window, self.steps = slots, window, min(steps, PAGE)
+        self.chunk = max(SHORTEST_CHUNK, chunk)
         self.vocabulary = model.config.vocab_size
         self._eos = frozenset(eos_ids)
         graphdef, self._params = nnx.split(model)
+        self.store = PageStore(pages or slots * -(-window // PAGE), PAGE)
+        # The page past the last takes what finished rows and padding write, so that it never lands on a live token.
         dtype = dtype or model.embedding[...].dtype
-        # The places past the window take what finished rows and padding write, so that it never lands on a live token.
-        self._length = window + steps
-        self._new_cache = partial(init_cache, model.config, slots, self._length, dtype)
-        self._prefill = jax.jit(partial(programs.prefill, graphdef), static_argnames="reach", donate_argnums=1)
-        self._score = jax.jit(partial(programs.score, graphdef), static_argnames="reach", donate_argnums=1)
-        decode = partial(programs.generate, programs.Decoding(graphdef, tuple(eos_ids), steps))
-        self._generate = jax.jit(decode, static_argnames="reach", donate_argnums=1)
-        self._copy = jax.jit(programs.copy, static_argnames="reach", donate_argnums=0)
+        self._new_pages = partial(init_pages, model.config, self.store.pages + 1, PAGE, dtype)
+        self._plan = ReadPlan(PAGE, window + self.steps)
+        self._prefill = jax.jit(partial(programs.prefill, graphdef), donate_argnums=1)
+        self._score = jax.jit(partial(programs.score, graphdef), donate_argnums=1)
+        decode = partial(programs.generate, programs.Decoding(graphdef, tuple(eos_ids), self.steps))
+        self._generate = jax.jit(decode, donate_argnums=(1, 2))
+        self._copy = jax.jit(programs.copy_page, donate_argnums=0)
+        self._set_taste = jax.jit(programs.set_taste, donate_argnums=0)
         self.reset()
 
     def reset(self) -> None:
-        """Empty every slot."""
-        self._cache: Cache = self._new_cache()
+        """Empty the store and every slot."""
+        self.store.clear()
+        self._pages: Pages = self._new_pages()
+        shape = (self.slots + 1, self.vocabulary)  # the last one is padding's
+        self._tastes = Tastes(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32))
         self._rows = np.zeros((len(programs.Rows._fields), self.slots), np.int32)
         self._state = programs.Rows(*self._rows)
         self._state.slot[:] = np.arange(self.slots)
-        self._noise = np.ones((2, self.slots), np.float32)
+        self._noise = np.zeros((len(Noise._fields), self.slots), np.float32)
+        self._sequences: list[PagedSequence | None] = [None] * self.slots
+
+    def begin(self, tokens: np.ndarray, *, top: int | None = None, answered: int = 0) -> Prefix | None:
+        """Take pages for a prompt (int32 `[length]`), with what the store has of it; None where there are too few.
+
+        `top` asks for the scores of its own tokens, with so many alternatives: such a prompt is run as a whole.
+        """
+        prefix = Prefix(PagedSequence(tokens), scores=None if top is None else PromptScores(top), answered=answered)
+        if top is None:
+            self._find(prefix)
+        if self.store.reserve(prefix.sequence, len(tokens)):
+            return prefix
+        self.store.end(prefix.sequence)
+        return None
 
     def prefill(self, prefix: Prefix) -> int:
-        """Run the next chunk of a prompt into its slot, and return how many tokens that were."""
-        held = prefix.held
-        count = min(self.chunk, len(prefix.tokens) - 1 - held)
-        size = _bucket(count, SHORTEST_CHUNK)
-        # Near the window's end the padded chunk begins earlier, and runs some tokens again, rather than overrun it.
-        start = min(held, max(self._length - size, 0))
-        chunk = np.zeros((2, size), np.int32)  # the tokens to run and, to score, the one that follows each
-        for row in range(2):
-            chunk[row, : held + count - start] = prefix.tokens[start + row : held + count + row]
-        reach = self._reach(start)
+        """Run the next chunk of a prompt, unless another prompt has left it meanwhile; returns how many tokens ran."""
+        sequence = prefix.sequence
         if prefix.scores is None:
-            place = np.array([prefix.slot, start], np.int32)
-            self._cache = self._prefill(self._params, self._cache, chunk[0], place, reach=reach)
+            self._find(prefix)
+        held, length = sequence.held, len(sequence.tokens)
+        count = min(self.chunk, length - 1 - held)
+        if count <= 0:
+            return 0
+        size = _bucket(count, SHORTEST_CHUNK)
+        tokens = np.zeros((2, size), np.int32)  # the tokens to run and, to score, the one that follows each
+        for row in range(2):
+            tokens[row, :count] = sequence.tokens[held + row : held + row + count]
+        place = self._nowhere(size)
+        filled = sequence.pages[held // PAGE : self.store.pages_for(held + count)]
+        place[:2], place[2 : 2 + len(filled)] = (held, len(filled)), filled
+        reads = self._plan.chunk(sequence.pages, held)
+        likeliest = np.bool_(prefix.scores is not None and prefix.scores.top > 0)
+        chunk = programs.Chunk(tokens, place, reads, likeliest)
+        if prefix.scores is None:
+            self._pages = self._prefill(self._params, self._pages, chunk)
         else:
-            place = np.array([prefix.slot, start, prefix.scores.top > 0], np.int32)
-            self._cache, found = self._score(self._params, self._cache, chunk, place, reach=reach)
-            prefix.scores.add(found, held - start, count)
-        prefix.held += count
+            self._pages, found = self._score(self._params, self._pages, chunk)
+            prefix.scores.add(found, 0, count)
+        self.store.fill(sequence, held + count)
         return count
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the keys and values of the first `length` tokens of one slot to another."""
-        self._cache = self._copy(self._cache, np.array([source, target], np.int32), reach=self._reach(length))
-
-    def insert(self, prefix: Prefix, sampling: Sampling, limit: int) -> None:
-        """Open a prefilled slot for decoding up to `limit` tokens (fewer where the window ends)."""
-        state, slot = self._state, prefix.slot
-        state.length[slot] = len(prefix.tokens) - 1
-        state.token[slot] = prefix.tokens[-1]
-        state.remaining[slot] = min(limit, self.window - len(prefix.tokens))
-        state.generated[slot] = 0
+    def insert(self, prefix: Prefix, slot: int, sampling: Sampling, limit: int) -> None:
+        """Open a slot for decoding a prompt that is ready, up to `limit` tokens (fewer where the window ends)."""
+        state, tokens = self._state, prefix.sequence.tokens
+        self._sequences[slot] = prefix.sequence
+        state.length[slot] = len(tokens) - 1
+        state.token[slot] = tokens[-1]
+        state.remaining[slot] = min(limit, self.window - len(tokens))
+        state.generated[slot] = prefix.answered
+        state.least[slot] = sampling.least
         state.seed[slot] = np.uint32(sampling.seed & 0xFFFFFFFF).view(np.int32)
         state.ignore_eos[slot] = sampling.ignore_eos
+        state.biased[slot] = bool(sampling.bias)
         state.logprobs[slot] = -1 if sampling.top is None else sampling.top
-        self._noise[:, slot] = sampling.temperature, sampling.top_p
+        state.top_k[slot] = sampling.top_k
+        self._noise[:, slot] = sampling.noise
+        if sampling.bias or (sampling.presence, sampling.frequency, sampling.repetition) != (0, 0, 1):
+            self._begin_taste(slot, tokens, prefix.answered, sampling.bias)
 
     def release(self, slot: int) -> None:
-        """Stop decoding a slot."""
+        """Stop decoding a slot and let its pages go."""
         self._state.remaining[slot] = 0
+        if (sequence := self._sequences[slot]) is not None:
+            self.store.end(sequence)
+            self._sequences[slot] = None
 
     @property
     def intact(self) -> bool:
-        """Whether the cache is still there; a program that fails takes it along."""
-        return not self._cache.keys.is_deleted()
+        """Whether the store is still there; a program that fails takes it along."""
+        return not self._pages.keys.is_deleted()
 
     @property
     def open_slots(self) -> list[int]:
         """The slots that `generate` works on."""
         return np.flatnonzero(self._state.remaining).tolist()
 
-    def generate(self) -> dict[int, Tokens]:
-        """Take every open slot up to `steps` tokens on; a slot that is done is closed. Returns tokens by slot."""
+    def reserve(self, slot: int) -> bool:
+        """Take the pages that a slot's next round may fill; False where there are too few."""
+        sequence, length = self._sequences[slot], int(self._state.length[slot])
+        assert sequence is not None
+        return self.store.reserve(sequence, length + min(self.steps, int(self._state.remaining[slot])))
+
+    def generate(self, most: int | None = None) -> dict[int, Tokens]:
+        """Take every open slot up to `most` tokens on (by default `steps`); one that is done is closed.
+
+        Every open slot must have its pages reserved. Returns tokens by slot.
+        """
         slots = self.open_slots
         if not slots:
             return {}
-        rows, noise = self._gather(slots)
-        reach = self._reach(int(self._state.length[slots].max()) + self.steps)
-        self._cache, ids, logs = self._generate(self._params, self._cache, rows, noise, reach=reach)
+        batch = self._gather(slots, self.steps if most is None else most)
+        self._pages, self._tastes, ids, logs = self._generate(self._params, self._pages, self._tastes, batch)
         produced = np.asarray(ids).T.tolist()
         wanted = [int(n) for n in self._state.logprobs[slots]]
         logs = jax.device_get(logs) if max(wanted) >= 0 else None
         return {slot: self._advance(slot, produced[i], logs, i) for i, slot in enumerate(slots)}
 
     def warm_up(self) -> float:
-        """Compile every shape, so that no request waits for it; returns the seconds it took. All slots must be free.
+        """Compile every shape, so that no request waits for it; returns the seconds it took.
 
         Scoring prompts is left out: few servers are asked to, and each shape of it is compiled when it first is.
         """
         begun = time.perf_counter()
-        reaches = self._reaches()
-        sizes = {_bucket(n, SHORTEST_CHUNK) for n in range(1, self.chunk + 1)}
-        for reach in reaches:
-            for size in sorted(sizes):
-                place = np.array([0, 0], np.int32)
-                self._cache = self._prefill(self._params, self._cache, np.zeros(size, np.int32), place, reach=reach)
-            self._cache = self._copy(self._cache, np.array([0, 0], np.int32), reach=reach)
-            for batch in sorted({_bucket(n, 1) for n in range(1, self.slots + 1)}):
-                rows, noise = self._padding(batch)
-                self._cache, ids, _ = self._generate(self._params, self._cache, rows, noise, reach=reach)
-                ids.block_until_ready()
+        sizes = sorted({_bucket(n, SHORTEST_CHUNK) for n in range(1, self.chunk + 1)})
+        for size in sizes:
+            nothing = np.zeros((2, size), np.int32), self._nowhere(size), self._plan.chunk([], 0), np.bool_(False)
+            chunk = programs.Chunk(*nothing)
+            self._pages = self._prefill(self._params, self._pages, chunk)
+        batches = sorted({_bucket(n, 1) for n in range(1, self.slots + 1)})
+        for batch in batches:
+            nobody = programs.Batch(*self._padding(batch), self._plan.round([], [], batch), np.int32(self.steps))
+            self._pages, self._tastes, ids, _ = self._generate(self._params, self._pages, self._tastes, nobody)
+            ids.block_until_ready()
+        self._begin_taste(self.slots, np.zeros(0, np.int32), 0, {})
+        self._copy_page(self.store.pages, self.store.pages)
         seconds = time.perf_counter() - begun
-        log.info("compiled %d context lengths in %.1f s", len(reaches), seconds)
+        log.info("compiled %d programs in %.1f s", len(sizes) + len(batches) + 2, seconds)
         return seconds
 
-    def _gather(self, slots: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self, prefix: Prefix) -> None:
+        """Let a prompt go on with what the store has of it."""
+        found, copy = self.store.find(prefix.sequence)
+        prefix.found += found
+        if copy:
+            self._copy_page(*copy)
+
+    def _copy_page(self, source: int, target: int) -> None:
+        self._pages = self._copy(self._pages, np.array([source, target], np.int32))
+
+    def _nowhere(self, size: int) -> np.ndarray:
+        """Return the place of a chunk of `size` tokens that begins at 0 and fills no page."""
+        return np.array([0, 0] + [self.store.pages] * (size // PAGE + 1), np.int32)
+
+    def _begin_taste(self, slot: int, tokens: np.ndarray, answered: int, bias: Mapping[int, float]) -> None:
+        """Count a prompt's tokens, and those of them that are an answer, where penalties or a bias want it."""
+        prompt, answer = np.split(tokens, [len(tokens) - answered])
+        generated = np.bincount(answer, minlength=self.vocabulary).astype(np.int32)
+        seen = (np.bincount(prompt, minlength=self.vocabulary) + generated) > 0
+        row = np.zeros(self.vocabulary, np.float32)
+        for token, value in bias.items():
+            row[token] = value
+        self._tastes = self._set_taste(self._tastes, np.int32(slot), Tastes(generated, seen, row))
+
+    def _gather(self, slots: list[int], most: int) -> programs.Batch:
+        """Return some slots as a batch."""
         rows, noise = self._padding(_bucket(len(slots), 1))
         rows[:, : len(slots)] = self._rows[:, slots]
         noise[:, : len(slots)] = self._noise[:, slots]
-        return rows, noise
+        packed, pages = programs.Rows(*rows), []
+        for number, slot in enumerate(slots):
+            sequence = self._sequences[slot]
+            assert sequence is not None
+            first, packed.offset[number] = divmod(int(packed.length[number]), PAGE)
+            for name, place in (("page", first), ("next_page", first + 1)):
+                getattr(packed, name)[number] = [*sequence.pages, self.store.pages, self.store.pages][place]
+            pages.append(sequence.pages)
+        held = packed.length[: len(slots)].tolist()
+        return programs.Batch(rows, noise, self._plan.round(pages, held, rows.shape[1]), np.int32(most))
 
     def _padding(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows that are all done, and write to the places past the window."""
+        """Return rows that are all done, and write to the page past the last."""
         rows = np.zeros((len(programs.Rows._fields), batch), np.int32)
         padding = programs.Rows(*rows)
-        padding.length[:], padding.logprobs[:] = self.window, -1
-        return rows, np.stack([np.zeros(batch, np.float32), np.ones(batch, np.float32)])
+        padding.slot[:], padding.logprobs[:] = self.slots, -1
+        padding.page[:] = padding.next_page[:] = self.store.pages
+        noise = np.zeros((len(Noise._fields), batch), np.float32)
+        Noise(*noise).top_p[:] = Noise(*noise).repetition[:] = 1
+        return rows, noise
 
     def _advance(self, slot: int, ids: list[int], logs: Any, row: int) -> Tokens:
-        """Bring a slot's figures to where the device left them."""
-        state = self._state
+        """Bring a slot's figures and its sequence to where the device left them."""
+        state, sequence = self._state, self._sequences[slot]
+        assert sequence is not None
         if ids[-1] < 0:
             ids = ids[: ids.index(-1)]
         count = len(ids)
@@ -218,6 +320,8 @@ class Engine:
         state.generated[slot] += count
         state.remaining[slot] -= count
         state.token[slot] = ids[-1]
+        sequence.tokens = np.concatenate([sequence.tokens, np.asarray(ids, np.int32)])
+        self.store.fill(sequence, int(state.length[slot]))
         if ids[-1] in self._eos and not state.ignore_eos[slot]:
             state.remaining[slot] = 0
         tokens = Tokens(ids, done=not state.remaining[slot])
@@ -226,14 +330,6 @@ class Engine:
             tops = zip(logs.top_ids[:count, row, :top].tolist(), logs.top[:count, row, :top].tolist(), strict=True)
             tokens.top = [list(zip(names, values, strict=True)) for names, values in tops]
         return tokens
-
-    def _reach(self, tokens: int) -> int:
-        """Return how many places of the cache to look at for so many tokens: one of a few sizes."""
-        size = _bucket(tokens, SHORTEST_REACH)
-        return size if size < self.window else self._length
-
-    def _reaches(self) -> list[int]:
-        return sorted({self._reach(n) for n in range(1, self.window + 1)})
 
 
 def _bucket(count: int, least: int) -> int:

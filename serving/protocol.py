@@ -1,7 +1,7 @@
 """The OpenAI bodies: what a request may say, and the shape of an error.
 
 A field we do not know is ignored where it cannot change the answer (`user`, `metadata`, a speed hint) and refused where
-it would (`response_format`, `logit_bias`, …): an answer that silently is not what was asked for helps nobody.
+it would (`response_format`, `best_of`, …): an answer that silently is not what was asked for helps nobody.
 """
 
 from __future__ import annotations
@@ -21,23 +21,15 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "chat_template_kwargs": (None, {}),
     "continue_final_message": (None, False),
     "echo": (None, False),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
     "guided_json": (None,),
     "guided_regex": (None,),
-    "logit_bias": (None, {}),
-    "min_p": (None, 0),
-    "min_tokens": (None, 0),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True),
-    "presence_penalty": (None, 0),
-    "repetition_penalty": (None, 1),
     "response_format": (None, {"type": "text"}),
-    "stop_token_ids": (None, []),
     "structured_outputs": (None,),
     "suffix": (None, ""),
-    "top_k": (None, 0, -1),
     "web_search_options": (None,),
 }
 
@@ -76,6 +68,14 @@ class Sampling(Body):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1, lt=2**31)
+    min_p: float = Field(0.0, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
+    min_tokens: int = Field(0, ge=0, lt=2**31)
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = []
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     seed: int | None = None
     stop: list[str] = []
@@ -94,6 +94,14 @@ class Sampling(Body):
     def _no_empty_stop(cls, value: list[str]) -> list[str]:
         if "" in value:
             raise ValueError("a stop string must not be empty")
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _by_token_id(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if not (name.isascii() and name.isdigit()):
+                raise ValueError(f"{name!r} is no token id")
         return value
 
     @model_validator(mode="after")

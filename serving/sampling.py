@@ -6,7 +6,8 @@ one in which nobody asked for log-probabilities computes none.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,43 @@ GREEDY_BELOW = 1e-5  # a temperature under this is 0: dividing by it would overf
 BISECTIONS = 24  # of a probability between 0 and 1: as fine as float32
 
 
-class Choice(NamedTuple):
-    """What one request wants of the sampler, as arrays `[batch]`. `top_p` 1 keeps every token."""
+class Noise(NamedTuple):
+    """What a request says of the drawing and of repetition, float32 `[batch]`; these values change nothing.
 
-    temperature: jax.Array
-    top_p: jax.Array
+    Their names and meaning are those of the OpenAI protocol and vLLM: temperature 0 is greedy, `top_p` 1, `min_p` 0,
+    `presence` and `frequency` 0, `repetition` 1.
+    """
+
+    temperature: Any
+    top_p: Any
+    min_p: Any
+    presence: Any
+    frequency: Any
+    repetition: Any
+
+
+class Choice(NamedTuple):
+    """What each request of a batch wants of the sampler, arrays `[batch]`; a `top_k` of 0 keeps every token.
+
+    `slot` is its row of `Tastes`, `biased` whether it has a bias there, `logprobs` whether it wants log-probabilities.
+    """
+
+    noise: Noise
+    top_k: jax.Array
     seed: jax.Array
+    slot: jax.Array
+    biased: jax.Array
     logprobs: jax.Array
+
+
+class Tastes(NamedTuple):
+    """What is kept of each slot, `[slots, vocab]`: how often a token was generated, whether the prompt or the answer
+    has it, and what is added to its logit (-inf for one that may not come).
+    """
+
+    generated: Any
+    seen: Any
+    bias: Any
 
 
 class Logprobs(NamedTuple):
@@ -42,21 +73,90 @@ class Scores(NamedTuple):
     top_ids: jax.Array
 
 
-def choose(logits: jax.Array, choice: Choice, position: jax.Array) -> jax.Array:
+def choose(logits: jax.Array, choice: Choice, tastes: Tastes, position: jax.Array) -> jax.Array:
     """Return token ids `[batch]` drawn from float32 `logits` `[batch, vocab]`.
 
+    Bias and penalties come first, then the temperature, and then what `min_p`, `top_k` and `top_p` keep, as in vLLM.
     The noise of a row comes from its seed and from `position` `[batch]`, the number of the token within its answer, and
     from nothing else: what else runs in the batch does not change it.
     """
+    noise = choice.noise
+    logits = _tasted(logits, choice, tastes)
     greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def draw() -> jax.Array:
-        scaled = logits / jnp.maximum(choice.temperature, GREEDY_BELOW)[:, None]
-        scaled = jax.lax.cond(jnp.any(choice.top_p < 1), lambda: nucleus(scaled, choice.top_p), lambda: scaled)
-        drawn = jnp.argmax(scaled + _noise(choice.seed, position, logits.shape[-1]), axis=-1)
-        return jnp.where(choice.temperature < GREEDY_BELOW, greedy, drawn.astype(jnp.int32))
+        kept = _kept(logits / jnp.maximum(noise.temperature, GREEDY_BELOW)[:, None], choice)
+        drawn = jnp.argmax(kept + _noise(choice.seed, position, logits.shape[-1]), axis=-1)
+        return jnp.where(noise.temperature < GREEDY_BELOW, greedy, drawn.astype(jnp.int32))
 
-    return jax.lax.cond(jnp.any(choice.temperature >= GREEDY_BELOW), draw, lambda: greedy)
+    return jax.lax.cond(jnp.any(noise.temperature >= GREEDY_BELOW), draw, lambda: greedy)
+
+
+def count_tokens(tastes: Tastes, slot: jax.Array, token: jax.Array, active: jax.Array) -> Tastes:
+    """Return the tastes with the new tokens `[batch]` of `active` rows counted."""
+    generated = tastes.generated.at[slot, token].add(active.astype(tastes.generated.dtype))
+    return tastes._replace(generated=generated, seen=tastes.seen.at[slot, token].max(active))
+
+
+def without(logits: jax.Array, ids: Sequence[int], rows: jax.Array) -> jax.Array:
+    """Return `logits` with -inf for some `ids` in the rows that `rows` `[batch]` marks."""
+    if not ids:
+        return logits
+    barred = jnp.isin(jnp.arange(logits.shape[-1]), jnp.asarray(ids, jnp.int32))
+    return jnp.where(rows[:, None] & barred, -jnp.inf, logits)
+
+
+def _tasted(logits: jax.Array, choice: Choice, tastes: Tastes) -> jax.Array:
+    noise = choice.noise
+    wanted = (noise.presence != 0) | (noise.frequency != 0) | (noise.repetition != 1)
+
+    def biased() -> jax.Array:
+        return logits + jnp.where(choice.biased[:, None], tastes.bias[choice.slot], 0)
+
+    def penalised(logits: jax.Array) -> jax.Array:
+        generated, seen = tastes.generated[choice.slot], tastes.seen[choice.slot]
+        factor = noise.repetition[:, None]
+        logits = jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
+        logits -= noise.frequency[:, None] * generated
+        return logits - noise.presence[:, None] * (generated > 0)
+
+    logits = jax.lax.cond(jnp.any(choice.biased), biased, lambda: logits)
+    return jax.lax.cond(jnp.any(wanted), penalised, lambda logits: logits, logits)
+
+
+def _kept(logits: jax.Array, choice: Choice) -> jax.Array:
+    noise = choice.noise
+
+    def likely(logits: jax.Array) -> jax.Array:
+        floor = jnp.max(logits, axis=-1) + jnp.log(noise.min_p)  # -inf for a min_p of 0
+        return jnp.where(logits >= floor[:, None], logits, -jnp.inf)
+
+    for wanted, keep in (
+        (noise.min_p > 0, likely),
+        (choice.top_k > 0, lambda logits: highest(logits, choice.top_k)),
+        (noise.top_p < 1, lambda logits: nucleus(logits, noise.top_p)),
+    ):
+        logits = jax.lax.cond(jnp.any(wanted), keep, lambda logits: logits, logits)
+    return logits
+
+
+def highest(logits: jax.Array, top_k: jax.Array) -> jax.Array:
+    """Return float32 `logits` `[batch, vocab]` with -inf outside the `top_k` `[batch]` highest (0: all; ties stay).
+
+    The least one to keep is found by bisection of the floats' bits, which are in the order of the floats once those of
+    negative numbers are turned around: exact, and far faster than a sort.
+    """
+    bits = jax.lax.bitcast_convert_type(jnp.where(logits == 0, 0.0, logits), jnp.int32)  # 0 and -0 are the same
+    order = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
+
+    def set_bit(number: jax.Array, floor: jax.Array) -> jax.Array:
+        higher = floor + jnp.left_shift(jnp.int32(1), 31 - number)  # the first one goes from the lowest int32 to 0
+        enough = jnp.sum(order >= higher[:, None], axis=-1) >= top_k
+        return jnp.where(enough, higher, floor)
+
+    lowest = jnp.full(top_k.shape, jnp.iinfo(jnp.int32).min)
+    floor = jax.lax.fori_loop(0, 32, set_bit, lowest)
+    return jnp.where((order >= floor[:, None]) | (top_k <= 0)[:, None], logits, -jnp.inf)
 
 
 def nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:

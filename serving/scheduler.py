@@ -1,7 +1,9 @@
 """Continuous batching: one thread drives the engine, requests come and go between its rounds.
 
 Each turn of the loop takes in what was submitted or cancelled, runs about one chunk of prompt, and one round of
-decoding for every answer under way. Answers go to whoever asked through a callback, called in the engine's thread.
+decoding for every answer under way: a chunk and a round are the longest that a running answer waits for its next
+tokens, however long the prompts are. Where pages run out, the youngest answer gives its pages back and is taken up
+again later, from the tokens it has. Answers go to whoever asked through a callback, called in the engine's thread.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ import numpy as np
 
 from serving.engine import Engine, Prefix, Sampling, Tokens
 from serving.metrics import Metrics
-from serving.scores import PromptScores, ScoredPrompt
-from serving.slots import Place, Slots
+from serving.scores import ScoredPrompt
 from serving.text import Detokenizer, StopMatcher, TokenBytes
 
 STOPPING = "the server is stopping"
@@ -36,7 +37,8 @@ class UnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer to generate: prompt token ids, the most tokens to generate, stop strings and how to sample.
+    """One answer to generate: prompt token ids, the most tokens to generate, how to sample, and what stops it: strings,
+    which are left out of the answer, and token ids, which are not.
 
     A `limit` of 0 runs the prompt alone. `score` asks for the log-probabilities of the prompt's own tokens, with so
     many alternatives each; such a prompt is run from its beginning, whatever the slots hold of it.
@@ -46,6 +48,7 @@ class Generation:
     limit: int
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
     score: int | None = None
 
 
@@ -81,8 +84,9 @@ class Job:
         self.prompt = np.asarray(generation.prompt, np.int32)
         self.produced: list[int] = []
         self.prefix: Prefix | None = None
+        self.slot = -1
         self.cached = 0
-        self.submitted = time.perf_counter()
+        self.submitted = self.admitted = time.perf_counter()
         self.first: float | None = None
         self.latest: float | None = None
         self.deliver = deliver
@@ -97,7 +101,8 @@ class Job:
             self.produced.append(token)
             output.tokens += 1
             output.text += self._stops.push(self._detokenizer.push(token))
-            if self._stops.stopped:
+            if self._stops.stopped or (token in self.generation.stop_ids and len(self.produced) > sampling.least):
+                output.text += self._stops.flush()  # empty after a stop string
                 output.finish = "stop"
                 break
         if output.finish is None and tokens.done:
@@ -117,9 +122,15 @@ class Job:
         return ScoredPrompt(self.generation.prompt, scores) if scores else None
 
     @property
-    def run_tokens(self) -> np.ndarray:
-        """The tokens that have been run: all but the last one."""
-        return np.concatenate([self.prompt, np.asarray(self.produced, np.int32)])[:-1]
+    def tokens(self) -> np.ndarray:
+        """The prompt and what has been generated."""
+        return np.concatenate([self.prompt, np.asarray(self.produced, np.int32)])
+
+    @property
+    def left(self) -> int:
+        """How many tokens of a prompt under way are still to be run."""
+        assert self.prefix is not None
+        return len(self.prefix.sequence.tokens) - self.prefix.sequence.held
 
 
 class Scheduler:
@@ -132,16 +143,17 @@ class Scheduler:
         self._metrics = metrics
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
-        self._prefilling: Job | None = None
-        self._running: dict[int, Job] = {}
-        self._slots = Slots(engine.slots)
+        self._prefilling: list[Job] = []  # the oldest first
+        self._running: dict[int, Job] = {}  # by slot, the oldest first
+        self._free = list(range(engine.slots))
+        self._turn = 0
         self._stopping = False
         self._door = threading.Lock()  # nothing is put into the inbox after it was emptied for the last time
 
     @property
     def running(self) -> int:
         """How many requests have a slot."""
-        return len(self._running) + (self._prefilling is not None)
+        return len(self._running) + len(self._prefilling)
 
     @property
     def waiting(self) -> int:
@@ -150,9 +162,8 @@ class Scheduler:
 
     @property
     def usage(self) -> float:
-        """The share of the cache that the answers under way hold, 0 to 1."""
-        held = sum(len(job.prompt) + len(job.produced) for job in list(self._running.values()))
-        return held / (self.engine.slots * self.engine.window)
+        """The share of the cache's pages that requests hold, 0 to 1."""
+        return 1 - self.engine.store.free / self.engine.store.pages
 
     def submit(self, generation: Generation, deliver: Callable[[Output], None]) -> Job:
         """Queue a generation; `deliver` is called in the engine's thread with each `Output`, the last one included."""
@@ -207,13 +218,15 @@ class Scheduler:
         except Exception as error:  # the cache was given to the program that failed, so all slots are lost
             log.exception("the engine failed; its requests are answered with an error")
             self._fail_all(error, waiting=False)
-            self._slots = Slots(self.engine.slots)
+            self._free = list(range(self.engine.slots))
             self.engine.reset()
 
     def _prefill(self) -> None:
-        """Run prompts for one chunk's worth of tokens, one prompt after another."""
+        """Run prompts for one chunk's worth of tokens."""
         budget = self.engine.chunk
-        while budget > 0 and (job := self._prefilling or self._admit()) is not None:
+        self._admit()
+        while budget > 0 and self._prefilling:
+            job = self._next_prompt()
             try:
                 budget -= self._run_chunk(job)
             except Exception as error:
@@ -223,45 +236,63 @@ class Scheduler:
                 self._drop(job, "error")
                 job.deliver(Output(error=error))
 
+    def _next_prompt(self) -> Job:
+        """Return the prompt to go on with: by turns the oldest and the one with the least to run.
+
+        So a short prompt does not wait for a long one, and a long one is never left behind.
+        """
+        self._turn += 1
+        return self._prefilling[0] if self._turn % 2 else min(self._prefilling, key=lambda job: job.left)
+
     def _run_chunk(self, job: Job) -> int:
-        prefix, count = job.prefix, 0
+        prefix = job.prefix
         assert prefix is not None
-        if not prefix.ready:
-            count = self.engine.prefill(prefix)
-            self._slots.fill(prefix.slot, job.prompt[: prefix.held])
+        count = self.engine.prefill(prefix)
         if prefix.ready:
-            self._prefilling = None
+            self._prefilling.remove(job)
             self._begin(job, prefix)
         return count
 
     def _begin(self, job: Job, prefix: Prefix) -> None:
         """Let a prompt that has been run be answered; one that asks for no token is done."""
-        if job.generation.limit:
-            self.engine.insert(prefix, job.generation.sampling, job.generation.limit)
-            self._running[prefix.slot] = job
+        if not job.produced:
+            job.cached = prefix.found
+            self._metrics.admitted(len(job.prompt), job.cached, job.admitted - job.submitted)
+        limit = job.generation.limit - len(job.produced)
+        if limit:
+            self.engine.insert(prefix, job.slot, job.generation.sampling, limit)
+            self._running[job.slot] = job
             return
-        self._slots.give_back(prefix.slot)
+        self.engine.store.end(prefix.sequence)
+        self._free.append(job.slot)
         self._metrics.finished("length", time.perf_counter() - job.submitted)
         job.deliver(Output(cached=job.cached, prompt=job.scored, finish="length"))
 
-    def _admit(self) -> Job | None:
-        if not self._waiting or not self._slots.free:
-            return None
-        job = self._prefilling = self._waiting.popleft()
-        place = self._slots.take(job.prompt)
-        assert place is not None
-        score = job.generation.score
-        if score is not None:  # keys and values that are there already tell nothing of their tokens
-            self._slots.fill(place.slot, job.prompt[:0])
-            place = Place(place.slot, place.slot, 0)
-        if place.source != place.slot:
-            self.engine.copy(place.source, place.slot, place.common)
-        job.cached = place.common
-        job.prefix = Prefix(job.prompt, place.slot, place.common, None if score is None else PromptScores(score))
-        self._metrics.admitted(len(job.prompt), place.common, time.perf_counter() - job.submitted)
-        return job
+    def _admit(self) -> None:
+        """Give slots and pages to those who wait, in their order, as long as there are any."""
+        while self._waiting and self._free:
+            job = self._waiting[0]
+            top = None if job.produced else job.generation.score
+            prefix = self.engine.begin(job.tokens, top=top, answered=len(job.produced))
+            if prefix is None:
+                return
+            self._waiting.popleft()
+            job.prefix, job.slot, job.admitted = prefix, self._free.pop(), time.perf_counter()
+            self._prefilling.append(job)
+
+    def _reserve(self) -> None:
+        """See that every running answer has pages for a round, if need be by putting the youngest off."""
+        for slot in list(self._running):
+            while slot in self._running and not self.engine.reserve(slot):
+                self._put_off(max(self._running.values(), key=lambda job: job.submitted))
+
+    def _put_off(self, job: Job) -> None:
+        """Take an answer out of its slot, to go on from its tokens when there are pages again."""
+        self._leave(job)
+        self._waiting.appendleft(job)
 
     def _decode(self) -> None:
+        self._reserve()
         for slot, tokens in self.engine.generate().items():
             job = self._running[slot]
             try:
@@ -271,7 +302,7 @@ class Scheduler:
                 output = Output(error=error)
             self._account(job, output)
             if output.last:
-                self._finish(slot, job)
+                self._leave(job)
             job.deliver(output)
 
     def _account(self, job: Job, output: Output) -> None:
@@ -287,33 +318,34 @@ class Scheduler:
             if len(job.produced) > 1:
                 self._metrics.per_token((now - job.first) / (len(job.produced) - 1))
 
-    def _finish(self, slot: int, job: Job) -> None:
-        del self._running[slot]
-        self.engine.release(slot)
-        self._slots.fill(slot, job.run_tokens)
-        self._slots.give_back(slot)
+    def _leave(self, job: Job) -> None:
+        """Free a running answer's slot and its pages."""
+        del self._running[job.slot]
+        self.engine.release(job.slot)
+        self._free.append(job.slot)
 
     def _drop(self, job: Job, reason: str = "abort") -> None:
         """Take a job out, wherever it is; one that is finished already is nowhere."""
         if job in self._waiting:
             self._waiting.remove(job)
-        elif job is self._prefilling:
+        elif job in self._prefilling:
             assert job.prefix is not None
-            self._prefilling = None
-            self._slots.give_back(job.prefix.slot)
-        elif job.prefix is not None and self._running.get(job.prefix.slot) is job:
-            self._finish(job.prefix.slot, job)
+            self._prefilling.remove(job)
+            self.engine.store.end(job.prefix.sequence)
+            self._free.append(job.slot)
+        elif self._running.get(job.slot) is job:
+            self._leave(job)
         else:
             return
         self._metrics.finished(reason, time.perf_counter() - job.submitted)
 
     def _fail_all(self, error: Exception, waiting: bool = True) -> None:
-        jobs: list[Job] = [*self._running.values(), *([self._prefilling] if self._prefilling else [])]
+        jobs: list[Job] = [*self._running.values(), *self._prefilling]
         if waiting:
             jobs += self._waiting
             self._waiting.clear()
         self._running.clear()
-        self._prefilling = None
+        self._prefilling.clear()
         for job in jobs:
             self._metrics.finished("error", time.perf_counter() - job.submitted)
             job.deliver(Output(error=error))

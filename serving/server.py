@@ -122,6 +122,7 @@ async def _answer(
 ) -> Response:
     for prompt in prompts:
         _check_prompt(service, prompt)
+    _check_ids(service, "logit_bias", [int(name) for name in body.logit_bias])
     generations = [_generation(service, body, prompt, number) for prompt in prompts for number in range(body.n)]
     answer = Answer(form, service.name, [len(prompt) for prompt in prompts], body.n)
     if body.stream:
@@ -160,10 +161,23 @@ def _event(body: dict[str, Any]) -> str:
 def _generation(service: Service, body: ChatRequest | CompletionRequest, prompt: list[int], number: int) -> Generation:
     """Return the generation of a request's `number`-th answer to a prompt; each answer has a seed of its own."""
     seed = secrets.randbits(32) if body.seed is None else body.seed + number
-    sampling = Sampling(body.temperature, body.top_p, seed, body.top(), body.ignore_eos)
+    sampling = Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=max(body.top_k, 0),
+        min_p=body.min_p,
+        presence=body.presence_penalty,
+        frequency=body.frequency_penalty,
+        repetition=body.repetition_penalty,
+        bias={int(name): value for name, value in body.logit_bias.items()},
+        seed=seed,
+        top=body.top(),
+        ignore_eos=body.ignore_eos,
+        least=body.min_tokens,
+    )
     limit = service.window if (asked := body.limit()) is None else asked
     score = body.score() if number == 0 else None  # the others share the first one's
-    return Generation(prompt, limit, sampling, tuple(body.stop), score)
+    return Generation(prompt, limit, sampling, tuple(body.stop), frozenset(body.stop_token_ids), score)
 
 
 async def _tokenized(function: Any, *arguments: Any, param: str) -> list[int]:
@@ -216,9 +230,13 @@ def _check_prompt(service: Service, prompt: list[int]) -> None:
             f"However, your prompt has {len(prompt)} tokens."
         )
         raise ApiError(400, message, code="context_length_exceeded")
-    if max(prompt) >= service.vocabulary:
-        message = f"The prompt has the token id {max(prompt)}; the model's ids end at {service.vocabulary - 1}."
-        raise ApiError(400, message, param="prompt")
+    _check_ids(service, "prompt", prompt)
+
+
+def _check_ids(service: Service, param: str, ids: list[int]) -> None:
+    if max(ids, default=0) >= service.vocabulary:
+        message = f"{param} has the token id {max(ids)}; the model's ids end at {service.vocabulary - 1}."
+        raise ApiError(400, message, param=param)
 
 
 def _model_card(service: Service) -> dict[str, Any]:

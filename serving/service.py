@@ -16,7 +16,7 @@ from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3Config, load
 from serving.admission import Admission
-from serving.engine import Engine
+from serving.engine import PAGE, Engine
 from serving.metrics import Metrics
 from serving.scheduler import Scheduler
 from serving.text import TokenBytes
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 class ServeOptions:
     """What to serve and how: a Hugging Face folder, the name clients ask for (by default the folder's), how many
     requests at a time (`slots`), how many more may wait (`queue`), how many tokens each (`window`, prompt and answer
-    together; None for the model's positions, 4096 at most), and the weights' `dtype` ("float32" or "bfloat16").
+    together; None for the model's positions, 4096 at most), for how many tokens keys and values are kept, for requests
+    under way and for prompts to come (`cache`; None for every slot's whole window), and the weights' `dtype` ("float32"
+    or "bfloat16").
     """
 
     model: Path
@@ -41,6 +43,7 @@ class ServeOptions:
     slots: int = 8
     queue: int = QUEUE
     window: int | None = None
+    cache: int | None = None
     dtype: str = "float32"
 
     @property
@@ -70,6 +73,8 @@ class Service:
             raise UserError(f"a queue cannot hold {options.queue} requests; 0 lets nobody wait")
         if not 2 <= self.window <= positions:
             raise UserError(f"a window of {self.window} tokens does not fit a model of {positions} positions")
+        if options.cache is not None and options.cache < self.window:
+            raise UserError(f"a cache of {options.cache} tokens does not hold one window of {self.window}")
         self.vocabulary = config.vocab_size
         self.format = ChatFormat.load(options.model)
         self.tokens = TokenBytes(self.format.tokenizer)
@@ -153,6 +158,7 @@ class Service:
     def _load(self) -> Scheduler:
         options, eos = self._options, self.format.eos_ids
         model = load(options.model, dtype=DTYPES[options.dtype])
-        engine = Engine(model, slots=options.slots, window=self.window, eos_ids=eos)
+        pages = None if options.cache is None else -(-options.cache // PAGE)
+        engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos)
         engine.warm_up()
         return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     queue = "answers that may wait for a slot; who asks for more gets 429 (default: %(default)s)"
     parser.add_argument("--queue", type=int, default=256, metavar="N", help=queue)
     parser.add_argument("--window", type=int, help="tokens of prompt and answer (default: the model's, at most 4096)")
+    parser.add_argument("--cache", type=int, help="tokens whose keys and values are kept (default: slots x window)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
     grace = "after SIGTERM, for answers under way; a second SIGTERM ends at once (default: %(default)s)"
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: _asked_once(asked))
     if args.stop_with_stdin:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
-    options = {name: getattr(args, name) for name in ("name", "slots", "queue", "window", "dtype", "host")}
+    options = {name: getattr(args, name) for name in ("name", "slots", "queue", "window", "cache", "dtype", "host")}
     server = start_server(args.model, args.port, api_key=args.api_key or os.environ.get(API_KEY), **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.

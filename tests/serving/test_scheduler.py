@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from tokenizers import Tokenizer
@@ -116,6 +117,41 @@ def test_a_cancelled_request_leaves_its_slot_and_its_prefix(scheduler: Scheduler
     assert (scheduler.running, scheduler.waiting) == (0, 0)
     scheduler.cancel(asked[0].job)
     assert tokens(Asked(scheduler, [3] * 40, limit=5).all()) == 5
+
+
+def test_answers_that_do_not_fit_together_are_all_given_as_if_alone(model: Qwen3, tokenizer: Tokenizer) -> None:
+    """Three answers of 7 pages in a store of 8: they are put off and taken up again, and none notices."""
+    found = []
+    for pages in (100, 8):
+        engine = Engine(model, slots=3, window=128, pages=pages, chunk=64)
+        scheduler = Scheduler(engine, TokenBytes(tokenizer), frozenset({2}), Metrics("tiny"))
+        thread = threading.Thread(target=scheduler.run)
+        thread.start()
+        asked = [Asked(scheduler, [9 + n] * 20, limit=85) for n in range(3)]
+        found.append(["".join(output.text for output in one.all()) for one in asked])
+        scheduler.stop()
+        thread.join(60)
+        assert engine.store.free == pages
+    assert found[0] == found[1]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(model: Qwen3, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, slots=2, window=600, chunk=32)
+    scheduler = Scheduler(engine, TokenBytes(tokenizer), frozenset({2}), Metrics("tiny"))
+    ended: list[str] = []
+
+    def deliver(name: str) -> Callable[[Output], None]:
+        return lambda output: ended.append(name) if output.last else None
+
+    scheduler.submit(Generation(list(range(3, 300)) * 2, 1, ON), deliver("long"))
+    scheduler.submit(Generation([5] * 40, 1, ON), deliver("short"))
+    thread = threading.Thread(target=scheduler.run)
+    thread.start()
+    while len(ended) < 2:
+        time.sleep(0.01)
+    scheduler.stop()
+    thread.join(60)
+    assert ended == ["short", "long"]
 
 
 def test_a_stopped_scheduler_answers_everyone(scheduler: Scheduler) -> None:

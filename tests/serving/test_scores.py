@@ -49,10 +49,17 @@ def random(length: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(3, 300, length).tolist()
 
 
-def scored(engine: Engine, prompt: list[int], top: int, slot: int = 0) -> PromptScores:
-    prefix = Prefix(np.array(prompt, np.int32), slot, scores=PromptScores(top))
+def prefilled(engine: Engine, prompt: list[int], top: int | None) -> Prefix:
+    prefix = engine.begin(np.array(prompt, np.int32), top=top)
+    assert prefix is not None
     while not prefix.ready:
         engine.prefill(prefix)
+    return prefix
+
+
+def scored(engine: Engine, prompt: list[int], top: int) -> PromptScores:
+    prefix = prefilled(engine, prompt, top)
+    engine.store.end(prefix.sequence)
     assert prefix.scores is not None
     return prefix.scores
 
@@ -71,12 +78,6 @@ def test_the_engines_scores_are_the_models(engine: Engine, full: Full, length: i
         np.testing.assert_allclose(logprobs, row[list(ids)], atol=1e-4)
 
 
-def test_a_last_chunk_that_begins_earlier_at_the_windows_end(model: Qwen3, full: Full) -> None:
-    narrow = Engine(model, slots=1, window=100, chunk=64)  # 34 tokens are left for a chunk of 64
-    found = scored(narrow, random(99), 0)
-    np.testing.assert_allclose(found.logprobs, full(random(99))[np.arange(98), random(99)[1:]], atol=1e-4)
-
-
 def test_without_alternatives_there_are_none(engine: Engine, full: Full) -> None:
     found = scored(engine, random(70), 0)
     np.testing.assert_allclose(found.logprobs, full(random(70))[np.arange(69), random(70)[1:]], atol=1e-4)
@@ -85,12 +86,11 @@ def test_without_alternatives_there_are_none(engine: Engine, full: Full) -> None
 
 def test_a_scored_prompt_is_answered_like_any_other(engine: Engine) -> None:
     answers = []
-    for scores in (None, PromptScores(0)):
-        prefix = Prefix(np.array(random(130), np.int32), 1, scores=scores)
-        while not prefix.ready:
-            engine.prefill(prefix)
-        engine.insert(prefix, Sampling(ignore_eos=True), 8)
+    for top in (None, 0):
+        engine.insert(prefilled(engine, random(130), top), 1, Sampling(ignore_eos=True), 8)
+        assert engine.reserve(1)
         answers.append(engine.generate()[1].ids)
+        engine.release(1)
     assert answers[0] == answers[1]
 
 

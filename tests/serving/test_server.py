@@ -102,6 +102,37 @@ async def test_requests_together_give_what_each_gives_alone(server: RunningServe
             assert together == alone
 
 
+def test_a_bias_and_penalties_change_the_answer(client: openai.OpenAI, chat_format: ChatFormat) -> None:
+    def ids(**settings: Any) -> list[int]:
+        extra = settings.pop("extra_body", {})
+        answer = client.completions.create(
+            prompt="the lazy dog", max_tokens=24, logprobs=0, extra_body=extra | GREEDY["extra_body"], model="tiny",
+            temperature=0, **settings,
+        )  # fmt: skip
+        return [chat_format.encode(name)[0] for name in answer.choices[0].logprobs.tokens]
+
+    plain = ids()
+    token = max(plain, key=plain.count)
+    assert plain.count(token) > 2
+    assert token not in ids(logit_bias={str(token): -100})
+    for settings in ({"frequency_penalty": 2.0}, {"extra_body": {"repetition_penalty": 5.0}}):
+        assert ids(**settings) != plain
+    drawn = [ids(extra_body={"top_k": 1}) for _ in range(2)]
+    assert drawn == [plain, plain]
+
+
+def test_a_token_id_stops_an_answer_and_stays_in_it(client: openai.OpenAI, chat_format: ChatFormat) -> None:
+    whole = client.completions.create(prompt="the lazy dog", max_tokens=24, logprobs=0, **GREEDY).choices[0]
+    names = whole.logprobs.tokens
+    stop = names[4]
+    settings = GREEDY | {"extra_body": GREEDY["extra_body"] | {"stop_token_ids": chat_format.encode(stop)}}
+    answer = client.completions.create(prompt="the lazy dog", max_tokens=24, logprobs=0, **settings).choices[0]
+    assert (answer.finish_reason, answer.logprobs.tokens) == ("stop", names[: names.index(stop) + 1])
+    settings["extra_body"]["min_tokens"] = 8
+    later = client.completions.create(prompt="the lazy dog", max_tokens=24, logprobs=0, **settings).choices[0]
+    assert len(later.logprobs.tokens) > 8
+
+
 def test_seeds_are_reproducible_and_choices_differ(client: openai.OpenAI) -> None:
     settings = GREEDY | {"temperature": 1.5, "seed": 11}
     answers = [client.chat.completions.create(messages=USER, max_tokens=12, n=3, **settings) for _ in range(2)]
@@ -195,7 +226,11 @@ BAD_BODIES = {
     "top_p beyond 1": {"model": "tiny", "messages": USER, "top_p": 1.5},
     "too many alternatives": {"model": "tiny", "messages": USER, "logprobs": True, "top_logprobs": 21},
     "an empty stop": {"model": "tiny", "messages": USER, "stop": [""]},
-    "a penalty": {"model": "tiny", "messages": USER, "frequency_penalty": 0.5},
+    "a penalty beyond 2": {"model": "tiny", "messages": USER, "frequency_penalty": 2.5},
+    "a bias for no token": {"model": "tiny", "messages": USER, "logit_bias": {"the": 1}},
+    "a bias for an unknown token": {"model": "tiny", "messages": USER, "logit_bias": {"99999": 1}},
+    "a bias beyond 100": {"model": "tiny", "messages": USER, "logit_bias": {"5": 101}},
+    "a top_k below -1": {"model": "tiny", "messages": USER, "top_k": -2},
     "a JSON schema": {"model": "tiny", "messages": USER, "response_format": {"type": "json_object"}},
     "a forced tool": {"model": "tiny", "messages": USER, "tools": [TOOL], "tool_choice": "required"},
     "half a surrogate pair": {"model": "tiny", "messages": [{"role": "user", "content": "\ud800"}]},

@@ -1,0 +1,119 @@
+"""Running Qwen3 over a store of pages: a chunk of one prompt, or one decoding step of many rows.
+
+The store is only read while tokens run; their own keys and values are written to it afterwards, by `put`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from comem_jax.models.embedding import embed
+from comem_jax.models.pages import Pages, Reads, finish, read, read_pages
+from comem_jax.models.qwen3 import Qwen3, Weights, block, rms_norm, rotary
+
+
+def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, reads: Reads) -> tuple[jax.Array, Pages]:
+    """Run `tokens` `[T]` of one prompt behind its first `start` tokens, which lie in the pages of `reads`.
+
+    Returns hidden states `[T, hidden]` after the final norm, and the tokens' keys and values as
+    one page of T places, `[layers, 1, kv_heads, T, head_dim]`.
+    """
+    config, length = model.config, tokens.shape[0]
+    rotation = rotary(start + jnp.arange(length)[None], config)
+    causal = jnp.tril(jnp.ones((1, length, length), bool))
+
+    def layer(x: jax.Array, scanned: tuple[Weights, jax.Array]) -> tuple[jax.Array, Pages]:
+        weights, number = scanned
+        kept: list[Pages] = []
+
+        def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            kept.append(Pages(_by_head(k), _by_head(v)))
+            grouped = _grouped(q[0], k.shape[2])
+            own = read(grouped[None], kept[0].keys, kept[0].values, causal)
+            return _heads(finish(read_pages(grouped, pages, number, reads, own)), q)
+
+        return block(x, weights, config, rotation, attention), kept[0]
+
+    scanned = model.stacked(), jnp.arange(config.num_hidden_layers)
+    x = embed(model.embedding[...], tokens[None])
+    x, new = jax.lax.scan(layer, x, scanned, unroll=model.unroll())
+    return rms_norm(x[0], model.norm[...], config.rms_norm_eps), new
+
+
+class Step(NamedTuple):
+    """The next token of each row: `tokens` `[B]`, their `positions` `[B]`, and how many recent ones each row has."""
+
+    tokens: jax.Array
+    positions: jax.Array
+    recent: jax.Array
+
+
+def run_step(model: Qwen3, pages: Pages, recent: Pages, new: Step, reads: Sequence[Reads]) -> tuple[jax.Array, Pages]:
+    """Run one token a row behind what `reads` has of its pages, and behind its recent tokens.
+
+    `recent`, a page of `steps` places a row, holds what was run since the pages were written, as much for every row.
+    Returns hidden states `[B, hidden]` after the final norm, and `recent` with the new tokens' keys and values.
+    """
+    config = model.config
+    rotation = rotary(new.positions[:, None], config)
+    mask = (jnp.arange(recent.size) <= new.recent)[None, None]
+
+    def layer(carry: tuple[jax.Array, Pages], scanned: tuple[Weights, jax.Array]) -> Any:
+        (x, recent), (weights, number) = carry, scanned
+        written: list[Pages] = []
+
+        def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            keys, values = (_write(c, n, number, new.recent) for c, n in ((recent.keys, k), (recent.values, v)))
+            written.append(Pages(keys, values))
+            near = [jax.lax.dynamic_index_in_dim(c, number, keepdims=False).astype(q.dtype) for c in (keys, values)]
+            grouped = _grouped(q[:, 0], k.shape[2])
+            partial = read(grouped[:, None], near[0], near[1], mask)
+            for some in reads:
+                partial = read_pages(grouped, pages, number, some, partial)
+            return _heads(finish(partial), q)
+
+        return (block(x, weights, config, rotation, attention), written[0]), None
+
+    scanned = model.stacked(), jnp.arange(config.num_hidden_layers)
+    x = embed(model.embedding[...], new.tokens[:, None])
+    (x, recent), _ = jax.lax.scan(layer, (x, recent), scanned, unroll=model.unroll())
+    return rms_norm(x[:, 0], model.norm[...], config.rms_norm_eps), recent
+
+
+def put(pages: Pages, new: Pages, page: jax.Array, offset: jax.Array, count: jax.Array) -> Pages:
+    """Write the first `count` of stretches `new` `[layers, N, kv_heads, U, head_dim]` to a `page` from `offset` on.
+
+    A loop of slices, which XLA writes in place, and not a scatter, which is slow on CPU.
+    """
+
+    def write(number: jax.Array, pages: Pages) -> Pages:
+        def one(store: jax.Array, new: jax.Array) -> jax.Array:
+            part = jax.lax.dynamic_slice_in_dim(new, number, 1, axis=1)
+            place = (0, page[number], 0, offset[number], 0)
+            return jax.lax.dynamic_update_slice(store, part.astype(store.dtype), place)
+
+        return Pages(one(pages.keys, new.keys), one(pages.values, new.values))
+
+    return jax.lax.fori_loop(0, count, write, pages)
+
+
+def _by_head(x: jax.Array) -> jax.Array:
+    """Turn `[n, tokens, kv_heads, d]` into `[n, kv_heads, tokens, d]`."""
+    return jnp.swapaxes(x, 1, 2)
+
+
+def _grouped(q: jax.Array, kv_heads: int) -> jax.Array:
+    """Return queries `[n, heads, d]`, scaled, by kv head: `[n, k, g, d]`."""
+    return (q * q.shape[-1] ** -0.5).reshape(q.shape[0], kv_heads, -1, q.shape[-1])
+
+
+def _heads(found: jax.Array, q: jax.Array) -> jax.Array:
+    return found.astype(q.dtype).reshape(q.shape)
+
+
+def _write(cached: jax.Array, new: jax.Array, layer: jax.Array, step: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(cached, _by_head(new)[None].astype(cached.dtype), (layer, 0, 0, step, 0))

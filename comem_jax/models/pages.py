@@ -1,0 +1,145 @@
+"""Attention over keys and values that lie in pages: its cost follows what is read, not what a row could hold.
+
+What is read is a list of *reads*: a few pages, and the queries that read them. Reads are taken in chunks of one fixed
+shape by a loop whose length is not part of the program, so that one program serves every context length and every mix
+of them, and a page that many queries share is read once for all of them. Partial results are merged by their
+log-sum-exp (Milakov and Gimelshein, 2018, arXiv 1805.02867), as the blocks of flash attention are.
+
+Einsum letters: e reads, r the queries of a read, s places of its pages, k kv heads, g query heads a kv head, d head
+dimension, q all queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from comem_jax.models.attention import MASKED
+from comem_jax.models.config import Qwen3Config
+
+FEW = 8  # queries of one kv head
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Pages:
+    """Keys (rotated) and values of every layer, each `[layers, pages, kv_heads, size, head_dim]`."""
+
+    keys: jax.Array
+    values: jax.Array
+
+    @property
+    def size(self) -> int:
+        """How many tokens a page holds."""
+        return self.keys.shape[3]
+
+
+class Reads(NamedTuple):
+    """Chunks of E reads: `pages` `[chunks, E, C]` and how many of their places count, `valid` `[chunks, E]`.
+
+    `readers` `[chunks, E, R]` are the numbers of the queries that read them, -1 for none; None where every query reads
+    all (then E is 1). The first `count` chunks are taken.
+    """
+
+    pages: Any
+    valid: Any
+    count: Any
+    readers: Any = None
+
+
+class Partial(NamedTuple):
+    """A softmax under way, float32: the highest score `[q, k, g]`, the sum of powers, and their product with values."""
+
+    top: jax.Array
+    total: jax.Array
+    summed: jax.Array
+
+
+def init_pages(config: Qwen3Config, pages: int, size: int, dtype: Any = jnp.float32) -> Pages:
+    """Return a store of empty pages."""
+    shape = (config.num_hidden_layers, pages, config.num_key_value_heads, size, config.head_dim)
+    return Pages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
+    """Let queries `q` `[q, k, g, d]`, scaled, read pages of one layer, on top of what they read `before`."""
+
+    def chunk(number: jax.Array, partial: Partial) -> Partial:
+        places, valid = reads.pages[number], reads.valid[number]
+        keys, values = (_gather(x, layer, places).astype(q.dtype) for x in (pages.keys, pages.values))
+        mask = (jnp.arange(keys.shape[2]) < valid[:, None])[:, None]
+        if reads.readers is None:
+            return merge(partial, read(q[None], keys, values, mask))
+        readers = reads.readers[number]
+        found = read(q[readers], keys, values, mask & (readers >= 0)[..., None])
+        return _merge_readers(partial, found, readers)
+
+    return jax.lax.fori_loop(0, reads.count, chunk, before)
+
+
+def read(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> Partial:
+    """Let queries `[e, r, k, g, d]`, scaled, read keys and values `[e, k, s, d]` where `mask` `[e, r or 1, s]` says so.
+
+    Returns what they found, the first two axes as one.
+    """
+    scores = jnp.einsum("erkgd,eksd->ekgrs", q, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+    top = scores.max(axis=-1)
+    # A query that sees nothing here has the top MASKED; its powers must be 0 all the same.
+    powers = jnp.where(mask[:, None, None], jnp.exp(scores - top[..., None]), 0)
+    summed = _product(powers.astype(values.dtype), values)
+    found = (jnp.moveaxis(x, 3, 1) for x in (top, powers.sum(axis=-1), summed))
+    return Partial(*(x.reshape(-1, *x.shape[2:]) for x in found))
+
+
+def _product(powers: jax.Array, values: jax.Array) -> jax.Array:
+    """Return the product `[e, k, g, r, d]` of powers `[e, k, g, r, s]` and values `[e, k, s, d]`, in float32.
+
+    For few queries a sum of products takes a quarter of a matrix product's time on CPU.
+    """
+    if powers.shape[2] * powers.shape[3] > FEW:
+        return jnp.einsum("ekgrs,eksd->ekgrd", powers, values, preferred_element_type=jnp.float32)
+    return jnp.sum(powers[..., None] * values[:, :, None, None], axis=-2, dtype=jnp.float32)
+
+
+def merge(one: Partial, other: Partial) -> Partial:
+    """Return both partial results of the same queries as one."""
+    top = jnp.maximum(one.top, other.top)
+    return _sum(_scaled(one, jnp.exp(one.top - top)), _scaled(other, jnp.exp(other.top - top)), top)
+
+
+def finish(partial: Partial) -> jax.Array:
+    """Return the attention `[q, k, g, d]` (float32); zeros for a query that has read nothing."""
+    return partial.summed / jnp.maximum(partial.total, 1e-30)[..., None]
+
+
+def _merge_readers(partial: Partial, found: Partial, readers: jax.Array) -> Partial:
+    """Merge what the `readers` `[e, r]` found into the partial results of all queries.
+
+    A product with ones and zeros instead of a scatter, which is very slow on CPU.
+    """
+    reader = readers.reshape(-1)
+    own = reader == jnp.arange(partial.top.shape[0])[:, None]
+    highest = jnp.max(jnp.where(own[:, :, None, None], found.top, MASKED), axis=1)
+    top = jnp.maximum(partial.top, highest)
+    share = jnp.where((reader < 0)[:, None, None], 0, jnp.exp(found.top - top[reader]))
+    added = jax.tree.map(lambda x: jnp.einsum("qe,e...->q...", own.astype(x.dtype), x), _scaled(found, share))
+    return _sum(_scaled(partial, jnp.exp(partial.top - top)), added, top)
+
+
+def _scaled(partial: Partial, share: jax.Array) -> Partial:
+    return partial._replace(total=partial.total * share, summed=partial.summed * share[..., None])
+
+
+def _sum(one: Partial, other: Partial, top: jax.Array) -> Partial:
+    """Return two partial results that are scaled to the same highest score as one."""
+    return Partial(top, one.total + other.total, one.summed + other.summed)
+
+
+def _gather(x: jax.Array, layer: jax.Array | int, places: jax.Array) -> jax.Array:
+    """Return the pages `[e, c]` of a layer, end to end: `[e, kv_heads, c * size, head_dim]`."""
+    found = x[layer, places[:, None], jnp.arange(x.shape[2])[:, None]]
+    return found.reshape(*found.shape[:2], -1, found.shape[-1])
