@@ -27,6 +27,7 @@ TESTED = {
     "python examples/own_loop.py",
     "comem bench plan --config configs/bench/plan.yaml",
     "comem run --config configs/eval/own_models.yaml tasks.count=2",
+    "comem bench serve --config configs/bench/serve.yaml 'requests=[1,2]' repeats=1",
     "comem train sft --config configs/train/pocket_recall.yaml data.rows.tasks=200 steps=20 out=runs/try",
     "comem export --checkpoint runs/try/checkpoints --out runs/try/exported",
     "comem train grpo --pocket --config configs/train/grpo_pocket.yaml steps=2 out=runs/try-grpo",
@@ -102,9 +103,11 @@ def test_the_demo_shows_what_the_readme_says() -> None:
 def test_own_models_are_served_and_run(tmp_path: Path) -> None:
     agent, memory = readme("comem serve")
     (run,), (proxy,), (loop,) = readme("comem run"), readme("comem proxy"), readme("python examples")
+    (bench,) = readme("comem bench serve")
     shell("rm -rf runs/eval/own_models")
     with running(agent), running(memory), running(proxy, home=tmp_path):
         assert "| full |" in shell(run)
+        assert "| 2 | comem |" in shell(bench)
         for line in (loop, f"{loop} --agent http://127.0.0.1:8700/v1"):
             *steps, outcome = shell(line).splitlines()
             assert len(steps) > 8

@@ -21,7 +21,7 @@ C = TypeVar("C", bound=Config)
 
 HELP = (
     "plan: predict, without any server, what a run takes; schedules: measure each schedule on the same tasks; "
-    "train: time a gradient over a shared trunk against separate sequences; "
+    "serve: servers side by side; train: time a gradient over a shared trunk against separate sequences; "
     "consistency: judge memory models by what the agent does on their summaries."
 )
 EXAMPLE = "comem bench plan --config configs/bench/plan.yaml memory_seconds=5"
@@ -64,6 +64,19 @@ def _schedules(args: argparse.Namespace) -> None:
         config = _configured(SchedulesConfig, args, urls)
         print(schedules_table(_compared(config)))
     print(f"Written to {config.evaluation.out}: config.yaml, results.json, table.md")
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from serving.load import ServeBenchConfig, bench_serve, serve_table, write_serve_results
+
+    config = _configured(ServeBenchConfig, args)
+    with Progress() as progress:
+        bar = progress.add_task("rounds", total=len(config.servers) * len(config.requests) * (config.repeats + 1))
+        rounds = asyncio.run(bench_serve(config, lambda: progress.advance(bar)))
+    print(serve_table(write_serve_results(config, rounds)))
+    print(f"Written to {config.out}: config.yaml, results.json, table.md")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -122,4 +135,4 @@ def _pocket_models(wanted: bool) -> Iterator[list[str]]:
         yield [f"evaluation.agent.url={agent.url}", f"evaluation.memory.url={memory.url}"]
 
 
-BENCHES = {"plan": _plan, "schedules": _schedules, "train": _train, "consistency": _consistency}
+BENCHES = {"plan": _plan, "schedules": _schedules, "serve": _serve, "train": _train, "consistency": _consistency}
