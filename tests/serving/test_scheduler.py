@@ -154,6 +154,39 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(model: Qwen3, tokenizer: To
     assert ended == ["short", "long"]
 
 
+class Counting(Engine):
+    """An engine that counts the tokens of prompts run between two rounds in which answers wait for their tokens."""
+
+    ran = 0
+    between: list[int]
+
+    def prefill(self, prefix: Prefix) -> int:
+        count = super().prefill(prefix)
+        self.ran += count
+        return count
+
+    def generate(self, most: int | None = None) -> dict[int, Tokens]:
+        if self.open_slots:
+            self.between.append(self.ran)
+        self.ran = 0
+        return super().generate(most)
+
+
+def test_an_answer_waits_for_one_chunk_however_long_the_prompts_are(model: Qwen3, tokenizer: Tokenizer) -> None:
+    engine = Counting(model, slots=4, window=1000, chunk=32)
+    engine.between = []
+    scheduler = Scheduler(engine, TokenBytes(tokenizer), frozenset({2}), Metrics("tiny"))
+    running = Asked(scheduler, [3] * 4, limit=500)
+    long = [Asked(scheduler, [5 + n, *range(3, 300), *range(3, 300), *range(3, 300)], limit=2) for n in range(3)]
+    thread = threading.Thread(target=scheduler.run)
+    thread.start()
+    assert [tokens(one.all()) for one in (running, *long)] == [500, 2, 2, 2]
+    scheduler.stop()
+    thread.join(60)
+    assert sum(engine.between) > 2000  # the long prompts were run while the answer went on
+    assert max(engine.between) <= 2 * engine.chunk - 1  # a chunk, and what a last one leaves of the next
+
+
 def test_a_stopped_scheduler_answers_everyone(scheduler: Scheduler) -> None:
     asked = [Asked(scheduler, [5] * 4, limit=90) for _ in range(5)]
     scheduler.stop()
