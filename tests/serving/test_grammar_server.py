@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from serving.running import RunningServer
+from serving.running import RunningServer, start_server
 
+WINDOW = 1000
 USER = [{"role": "user", "content": "fox"}]
 POINT = {
     "type": "object",
@@ -76,6 +80,18 @@ def as_format(schema: dict[str, Any]) -> dict[str, Any]:
 
 def asked(seed: int = 0, **settings: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": USER, "temperature": 1.0, "seed": seed} | settings
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The tiny model with more positions, for a prompt that tells of tools is long in a small vocabulary."""
+    longer = tmp_path_factory.mktemp("longer") / "tiny"
+    shutil.copytree(folder, longer)
+    config = json.loads((longer / "config.json").read_text())
+    (longer / "config.json").write_text(json.dumps(config | {"max_position_embeddings": WINDOW}))
+    with start_server(longer, slots=3) as server:
+        server.service.wait_ready(timeout=200)
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +184,7 @@ def test_a_required_call_fits_its_tool(client: openai.OpenAI, compact: dict[str,
 def test_several_calls_may_be_made_at_once(client: openai.OpenAI, compact: dict[str, int]) -> None:
     """A bias for the end of a line lets calls follow each other until the window ends."""
     line = dict.fromkeys(list(compact)[1:], 100)
-    request = asked(tools=TOOLS[2:], tool_choice="required", logit_bias=line, max_tokens=120)
+    request = asked(tools=TOOLS[2:], tool_choice="required", logit_bias=line, max_tokens=150)
     choice = client.chat.completions.create(**request).choices[0]
     assert choice.finish_reason == "length"
     assert len(choice.message.tool_calls) > 1
