@@ -89,7 +89,7 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     shutil.copytree(folder, longer)
     config = json.loads((longer / "config.json").read_text())
     (longer / "config.json").write_text(json.dumps(config | {"max_position_embeddings": WINDOW}))
-    with start_server(longer, slots=3) as server:
+    with start_server(longer, slots=2) as server:
         server.service.wait_ready(timeout=200)
         yield server
 
@@ -101,7 +101,7 @@ def compact(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 @given(schema=SCHEMAS, seed=st.integers(0, 9))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_answer_fits_its_schema_whole_and_streamed(
     client: openai.OpenAI, compact: dict[str, int], schema: dict[str, Any], seed: int
 ) -> None:
