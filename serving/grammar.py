@@ -9,6 +9,7 @@ form holds from the answer's first token on, as for a model that does not reason
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,6 +27,7 @@ KEPT = 64  # compiled forms
 # One blank, or a new line and its indentation, wherever JSON allows white space: without a bound, a model may go on
 # with it for ever.
 WHITE_SPACE = r"[ ]|\n[ ]{0,16}"
+PLACE = re.compile(r"^at \d+\(\d+\): ")
 THOUGHT, GAP = "/(?s:.+)/", r"/\n{1,2}/"
 
 
@@ -115,8 +117,11 @@ class Grammars:
         """Return a form's grammar. Raises `UserError` where llguidance cannot take it."""
         text = LLMatcher.grammar_from_lark(_written(form, self._tokenizer.token_to_id))
         matcher = LLMatcher(self.tokens, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
-        if matcher.is_error():
-            raise UserError(f"An answer of this form cannot be given: {_sentence(matcher.get_error())}")
+        begun = matcher.deep_copy()
+        begun.compute_bitmask()  # an endless reference shows itself here
+        if begun.is_error():
+            reason = _sentence(matcher.get_error() or "no text fits it")
+            raise UserError(f"An answer of this form cannot be given: {reason}")
         return Grammar(matcher, self._ends)
 
 
@@ -163,5 +168,7 @@ def _bits(ids: Sequence[int], vocabulary: int) -> np.ndarray:
 
 
 def _sentence(message: str) -> str:
-    """Return what llguidance says of an error in one line, without the grammar that it may quote."""
-    return message.strip().split("\n")[0].rstrip(".") + "."
+    """Return what llguidance says of an error in one line, without the grammar and the place in it."""
+    lines = message.strip().split("\n")
+    reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
+    return f"{PLACE.sub('', lines[0])} {reason}".strip(" .") + "."

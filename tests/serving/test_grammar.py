@@ -163,9 +163,10 @@ def test_answers_of_one_form_go_their_own_ways(tokenizer: Tokenizer) -> None:
         (json_rule({"not": {"type": "string"}}), "not"),
         (json_rule({"type": "string", "format": "colour"}), "colour"),
         (json_rule({"$ref": "#/$defs/none"}), "none"),
+        (json_rule({"$ref": "#"}), "no text fits it"),
         (json_rule({"allOf": [{"type": "string"}, {"type": "integer"}]}), "type"),
-        (pattern_rule("(?=look)a"), "look"),
-        (pattern_rule("(open"), "open"),
+        (pattern_rule("(?=look)a"), "look-around.* not supported"),
+        (pattern_rule("(open"), "unclosed group"),
     ],
 )
 def test_a_form_that_cannot_be_kept_is_said_in_a_sentence(tokenizer: Tokenizer, rule: str, said: str) -> None:
