@@ -82,6 +82,18 @@ def test_nothing_is_compiled_for_a_form(warm: Engine, tokenizer: Tokenizer, gram
     assert [program._cache_size() for program in programs] == compiled
 
 
+def test_an_answer_of_any_form_is_the_same_beside_others_and_after_them(
+    warm: Engine, tokenizer: Tokenizer, grammars: Grammars
+) -> None:
+    plain = Generation([6] * 20, 30, replace(DRAWN, ignore_eos=True))
+    formed = Generation([7] * 20, 30, DRAWN, grammar=grammars.compile(Form(pattern_rule("(the|fox) "))))
+    warm.reset()
+    alone = answered(warm, tokenizer, [plain])[0].text
+    texts = [one.text for one in answered(warm, tokenizer, [formed, plain, formed, plain])]
+    assert texts[1] == texts[3] == alone
+    assert [one.text for one in answered(warm, tokenizer, [plain, plain])] == [alone] * 2
+
+
 @pytest.mark.parametrize(
     ("sampling", "tokens"),
     [(Sampling(), 1), (Sampling(least=3), 4), (Sampling(least=50), 10), (Sampling(ignore_eos=True), 20)],
