@@ -108,15 +108,18 @@ class Grammars:
         self._ends = _bits(eos_ids, vocabulary)
         self.compile = lru_cache(KEPT)(self._compile)
 
+    def warm_up(self) -> None:
+        """Make ready what every form needs, so that no request waits for it: a second for a large vocabulary."""
+        assert self._tokens.vocab_size == self._vocabulary
+
     @cached_property
-    def tokens(self) -> LLTokenizer:
-        """The vocabulary as llguidance wants it, which takes a moment to make."""
+    def _tokens(self) -> LLTokenizer:
         return LLTokenizer(self._tokenizer.to_str(), n_vocab=self._vocabulary, eos_token=self._eos)
 
     def _compile(self, form: Form) -> Grammar:
         """Return a form's grammar. Raises `UserError` where llguidance cannot take it."""
         text = LLMatcher.grammar_from_lark(_written(form, self._tokenizer.token_to_id))
-        matcher = LLMatcher(self.tokens, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        matcher = LLMatcher(self._tokens, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
         begun = matcher.deep_copy()
         begun.compute_bitmask()  # an endless reference shows itself here
         if begun.is_error():

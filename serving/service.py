@@ -163,4 +163,5 @@ class Service:
         pages = None if options.cache is None else -(-options.cache // PAGE)
         engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos)
         engine.warm_up()
+        self.grammars.warm_up()
         return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)
