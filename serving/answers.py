@@ -73,19 +73,23 @@ class ChatForm:
     """Choices of `/v1/chat/completions`; `tools` says whether tool calls are read out of the text.
 
     `eager` is for streams: the arguments of a call come in pieces, while they are written. With `prompt_top` the
-    prompt's tokens are told with their log-probabilities, and so many alternatives.
+    prompt's tokens are told with their log-probabilities, and so many alternatives. Calls are `certain` where a grammar
+    has seen to them; one that breaks off is told as far as it was written.
     """
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, tools: bool = False, prompt_top: int | None = None, eager: bool = False) -> None:
+    def __init__(
+        self, tools: bool = False, prompt_top: int | None = None, eager: bool = False, certain: bool = False
+    ) -> None:
         self._tools = tools
         self._eager = eager
+        self._certain = certain
         self._prompt_top = prompt_top
 
     def new_choice(self, index: int) -> Choice:
         """Return an empty choice."""
-        return Choice(index, ReplyParser(self._tools, self._eager))
+        return Choice(index, ReplyParser(self._tools, self._eager, self._certain))
 
     def take_prompt(self, choices: list[Choice], prompt: ScoredPrompt, tokens: TokenBytes) -> None:
         """Give the choices of a prompt its scores."""

@@ -135,6 +135,8 @@ class Engine:
         self._pages: Pages = self._new_pages()
         shape = (self.slots + 1, self.vocabulary)  # the last one is padding's
         self._tastes = Tastes(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32))
+        self._allowed = np.full((self.slots + 1, -(-self.vocabulary // 32)), -1, np.int32)
+        self._masks = jnp.array(self._allowed)
         self._rows = np.zeros((len(programs.Rows._fields), self.slots), np.int32)
         self._state = programs.Rows(*self._rows)
         self._state.slot[:] = np.arange(self.slots)
@@ -192,7 +194,7 @@ class Engine:
         state.least[slot] = sampling.least
         state.seed[slot] = np.uint32(sampling.seed & 0xFFFFFFFF).view(np.int32)
         state.ignore_eos[slot] = sampling.ignore_eos
-        state.biased[slot] = bool(sampling.bias)
+        state.biased[slot], state.masked[slot] = bool(sampling.bias), 0
         state.logprobs[slot] = -1 if sampling.top is None else sampling.top
         state.top_k[slot] = sampling.top_k
         self._noise[:, slot] = sampling.noise
@@ -222,6 +224,15 @@ class Engine:
         assert sequence is not None
         return self.store.reserve(sequence, length + min(self.steps, int(self._state.remaining[slot])))
 
+    def constrain(self, slot: int) -> np.ndarray:
+        """Return where to say which tokens may come next in a slot, to be filled before every one of its rounds.
+
+        It is int32 `[vocabulary / 32]`, a bit for each token, the lowest first; a token that ends the answer comes
+        where its bit is set, whatever `Sampling.least` says. A round with such a slot has one step.
+        """
+        self._state.masked[slot] = 1
+        return self._allowed[slot]
+
     def generate(self, most: int | None = None) -> dict[int, Tokens]:
         """Take every open slot up to `most` tokens on (by default `steps`); one that is done is closed.
 
@@ -230,7 +241,10 @@ class Engine:
         slots = self.open_slots
         if not slots:
             return {}
-        batch = self._gather(slots, self.steps if most is None else most)
+        most = self.steps if most is None else most
+        if self._state.masked[slots].any():
+            self._masks, most = jnp.array(self._allowed), 1
+        batch = self._gather(slots, most)
         self._pages, self._tastes, ids, logs = self._generate(self._params, self._pages, self._tastes, batch)
         produced = np.asarray(ids).T.tolist()
         wanted = [int(n) for n in self._state.logprobs[slots]]
@@ -250,7 +264,8 @@ class Engine:
             self._pages = self._prefill(self._params, self._pages, chunk)
         batches = sorted({_bucket(n, 1) for n in range(1, self.slots + 1)})
         for batch in batches:
-            nobody = programs.Batch(*self._padding(batch), self._plan.round([], [], batch), np.int32(self.steps))
+            rows, reads = self._padding(batch), self._plan.round([], [], batch)
+            nobody = programs.Batch(*rows, reads, np.int32(self.steps), self._masks)
             self._pages, self._tastes, ids, _ = self._generate(self._params, self._pages, self._tastes, nobody)
             ids.block_until_ready()
         self._begin_taste(self.slots, np.zeros(0, np.int32), 0, {})
@@ -297,7 +312,8 @@ class Engine:
                 getattr(packed, name)[number] = [*sequence.pages, self.store.pages, self.store.pages][place]
             pages.append(sequence.pages)
         held = packed.length[: len(slots)].tolist()
-        return programs.Batch(rows, noise, self._plan.round(pages, held, rows.shape[1]), np.int32(most))
+        reads = self._plan.round(pages, held, rows.shape[1])
+        return programs.Batch(rows, noise, reads, np.int32(most), self._masks)
 
     def _padding(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows that are all done, and write to the page past the last."""

@@ -24,6 +24,7 @@ from serving.sampling import (
     count_tokens,
     logprobs,
     no_logprobs,
+    permitted,
     without,
 )  # fmt: skip
 from serving.sampling import score as find_scores
@@ -34,8 +35,9 @@ class Rows(NamedTuple):
 
     `slot` is the row's place in the tables, `length` the tokens it holds, `token` the next one to run, `remaining` how
     many may still come (0: done), `generated` how many came, `least` how many must come before an end token may,
-    `seed` its noise, `ignore_eos` and `biased` 0 or 1, `logprobs` the number of alternatives to report, or -1 for no
-    log-probabilities, and `top_k` (0: all). What it writes goes to `page` from `offset` on, and then to `next_page`.
+    `seed` its noise, `ignore_eos`, `biased` and `masked` 0 or 1, `logprobs` the number of alternatives to report, or -1
+    for no log-probabilities, and `top_k` (0: all). What it writes goes to `page` from `offset` on, and then to
+    `next_page`.
     """
 
     slot: Any
@@ -47,6 +49,7 @@ class Rows(NamedTuple):
     seed: Any
     ignore_eos: Any
     biased: Any
+    masked: Any
     logprobs: Any
     top_k: Any
     page: Any
@@ -86,15 +89,18 @@ class Chunk(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A round's rows: `rows` is `Rows` as int32 `[14, B]`, `noise` is `Noise` as float32 `[6, B]`.
+    """A round's rows: `rows` is `Rows` as int32 `[15, B]`, `noise` is `Noise` as float32 `[6, B]`.
 
     `reads` are what single rows read of the pages and what several read together; no row gets over `most` tokens.
+    `masks` says of each slot which tokens may come, one bit each, int32 `[slots + 1, vocab / 32]`: it holds for the
+    rows that are `masked`, which take their end tokens from it too, and for one step.
     """
 
     rows: Any
     noise: Any
     reads: tuple[Reads, Reads]
     most: Any
+    masks: Any
 
 
 def prefill(graphdef: Any, params: Any, pages: Pages, chunk: Chunk) -> Pages:
@@ -127,7 +133,8 @@ def generate(
         hidden, recent = run_step(model, pages, now.recent, new, batch.reads)
         logits = model.head(hidden)
         active = now.remaining > 0
-        possible = without(logits, decoding.eos, generated < rows.least)
+        possible = without(logits, decoding.eos, (generated < rows.least) & (rows.masked == 0))
+        possible = permitted(possible, batch.masks[rows.slot], rows.masked > 0)
         token = choose(possible, choice, now.tastes, generated)
         found = logprobs(logits, token, choice.logprobs)
         ended = jnp.isin(token, eos) & (rows.ignore_eos == 0)

@@ -1,14 +1,20 @@
 """The OpenAI bodies: what a request may say, and the shape of an error.
 
 A field we do not know is ignored where it cannot change the answer (`user`, `metadata`, a speed hint) and refused where
-it would (`response_format`, `best_of`, …): an answer that silently is not what was asked for helps nobody.
+it would (`best_of`, `suffix`, …): an answer that silently is not what was asked for helps nobody.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from comem_jax.errors import nearest
+from serving.body import Body
+from serving.forms import Formed, NamedTool, Tool
+from serving.grammar import Form
+from serving.replies import CALL_END
 
 MAX_TOP_LOGPROBS = 20
 MAX_CHOICES = 128
@@ -23,34 +29,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
-    "guided_json": (None,),
-    "guided_regex": (None,),
+    "guided_grammar": (None,),
     "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, True),
-    "response_format": (None, {"type": "text"}),
-    "structured_outputs": (None,),
     "suffix": (None, ""),
     "web_search_options": (None,),
 }
-
-
-def _null_allowed(schema: dict[str, Any]) -> None:
-    """Say in a JSON schema that null stands for a field's default."""
-    for name, field in schema.get("properties", {}).items():
-        if name not in schema.get("required", []) and {"type": "null"} not in field.get("anyOf", []):
-            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
-
-
-class Body(BaseModel):
-    """Base of what clients send: types are what JSON says they are ("5" is no number), null is a field's default."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra=_null_allowed)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _null_is_default(cls, value: Any, info: Any) -> Any:
-        field = cls.model_fields[info.field_name]
-        return field.get_default(call_default_factory=True) if value is None and not field.is_required() else value
 
 
 class StreamOptions(Body):
@@ -59,7 +42,7 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class Sampling(Body):
+class Sampling(Formed):
     """The fields that chat and plain completions share."""
 
     model_config = ConfigDict(extra="allow")
@@ -167,28 +150,14 @@ class ToolCall(Body):
     function: CalledFunction
 
 
-class FunctionSchema(Body):
-    """A tool's name, description and JSON schema."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-
-class Tool(Body):
-    """A tool that the model may call."""
-
-    type: Literal["function"]
-    function: FunctionSchema
-
-
 class ChatRequest(Sampling):
     """Body of `POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: list[Tool] = []
-    tool_choice: Literal["none", "auto"] = "auto"
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
     add_generation_prompt: bool = True
@@ -198,6 +167,42 @@ class ChatRequest(Sampling):
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
+
+    @model_validator(mode="after")
+    def _has_the_tools_it_wants(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools]
+        if self.tool_choice not in ("none", "auto") and not names:
+            raise ValueError("tool_choice asks for a call, and there are no tools")
+        if isinstance(self.tool_choice, NamedTool) and (name := self.tool_choice.function.name) not in names:
+            raise ValueError(f"tool_choice names {name!r}, which is none of the tools{nearest(name, names)}")
+        return self
+
+    def offered(self) -> list[Tool]:
+        """Return the tools that the prompt tells of."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    def form(self) -> Form | None:
+        """Return the form of the answer, or None for any text and any calls.
+
+        A call that is asked for comes first: the form of the text is for the answer that follows the tool's result.
+        """
+        forced = self.tool_choice not in ("none", "auto")
+        text = None if forced else self.text_rule()
+        if text is None and not forced:
+            return None
+        many = self.parallel_tool_calls and not isinstance(self.tool_choice, NamedTool)
+        return Form(text, tuple(tool.rule() for tool in self._callable()), many)
+
+    def stops(self) -> list[str]:
+        """Return what ends an answer: what the request says and, where one call is enough, the end of a call."""
+        one = self.offered() and not self.parallel_tool_calls
+        return self.stop + ([CALL_END] if one and not self.form() else [])
+
+    def _callable(self) -> list[Tool]:
+        """Return the tools that the answer may call."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name][:1]
+        return self.offered()
 
     def answers(self) -> int:
         """Return how many answers are asked for."""
@@ -252,6 +257,14 @@ class CompletionRequest(Sampling):
         if self.echo and self.stream:
             raise ValueError("echo is not available in a stream")
         return self
+
+    def form(self) -> Form | None:
+        """Return the form of the answer, or None for any text."""
+        return None if (rule := self.text_rule()) is None else Form(rule, reasons=False)
+
+    def stops(self) -> list[str]:
+        """Return what ends an answer."""
+        return self.stop
 
     def answers(self) -> int:
         """Return how many answers are asked for."""

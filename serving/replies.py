@@ -3,7 +3,8 @@
 The pieces of an answer put together are what `parse_reply` makes of the whole text, with one exception: a `<think>`
 block that the answer broke off in is reasoning here, since it has been streamed as such. A parser that is `eager` hands
 out a call's arguments while they are written, in the model's own words; a call that then breaks off, or turns out to be
-no valid JSON after all, stays a call, as far as it was written.
+no valid JSON after all, stays a call, as far as it was written. Where calls are `certain`, since a grammar has seen to
+their form, one ends where its JSON does, whatever tags its strings quote.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ class Piece:
 class ReplyParser:
     """Splits generated text into reasoning, content and (where `tools`) tool calls, in pieces of any size."""
 
-    def __init__(self, tools: bool, eager: bool = False) -> None:
+    def __init__(self, tools: bool, eager: bool = False, certain: bool = False) -> None:
         self._tools = tools
-        self._eager = eager
+        self._eager = eager or certain
+        self._certain = certain
         self._state = self._start
         self._text = ""
         self._reasoning = _Stripped()
@@ -108,7 +110,8 @@ class ReplyParser:
     def _call(self) -> Piece | None:
         block, closed, rest = self._text.partition(CALL_END)
         if self._eager and (head := HEAD.match(block)) and (name := _string(head.group(1))) is not None:
-            self._state, self._text, self._braces = self._arguments, self._text[head.end() :], Braces()
+            self._state = self._certain_arguments if self._certain else self._arguments
+            self._text, self._braces = self._text[head.end() :], Braces()
             return Piece(calls=(CallPiece(name, ""),))
         if not closed:
             return None
@@ -125,6 +128,13 @@ class ReplyParser:
         elif self._braces.closed:
             self._state = self._after_arguments
         return piece
+
+    def _certain_arguments(self) -> Piece | None:
+        text, count = self._text, self._braces.take(self._text)
+        self._text = text[count:]
+        if self._braces.closed:
+            self._state = self._after_arguments
+        return Piece(calls=(CallPiece(None, text[:count]),)) if count else None
 
     def _after_arguments(self) -> Piece | None:
         _, closed = self._until(CALL_END)

@@ -106,6 +106,20 @@ def without(logits: jax.Array, ids: Sequence[int], rows: jax.Array) -> jax.Array
     return jnp.where(rows[:, None] & barred, -jnp.inf, logits)
 
 
+def permitted(logits: jax.Array, bits: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return `logits` `[batch, vocab]` with -inf where a token's bit is not set, in the rows that `rows` marks.
+
+    `bits` is int32 `[batch, vocab / 32]`, the lowest bit first.
+    """
+
+    def barred() -> jax.Array:
+        each = (bits[:, :, None] >> jnp.arange(32)) & 1
+        may = each.reshape(len(bits), -1)[:, : logits.shape[-1]] > 0
+        return jnp.where(may | ~rows[:, None], logits, -jnp.inf)
+
+    return jax.lax.cond(jnp.any(rows), barred, lambda: logits)
+
+
 def _tasted(logits: jax.Array, choice: Choice, tastes: Tastes) -> jax.Array:
     noise = choice.noise
     wanted = (noise.presence != 0) | (noise.frequency != 0) | (noise.repetition != 1)

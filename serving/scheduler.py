@@ -22,6 +22,7 @@ from functools import partial
 import numpy as np
 
 from serving.engine import Engine, Prefix, Sampling, Tokens
+from serving.grammar import Grammar
 from serving.metrics import Metrics
 from serving.scores import ScoredPrompt
 from serving.text import Detokenizer, StopMatcher, TokenBytes
@@ -41,7 +42,8 @@ class Generation:
     which are left out of the answer, and token ids, which are not.
 
     A `limit` of 0 runs the prompt alone. `score` asks for the log-probabilities of the prompt's own tokens, with so
-    many alternatives each; such a prompt is run from its beginning, whatever the slots hold of it.
+    many alternatives each; such a prompt is run from its beginning, whatever the slots hold of it. With a `grammar`
+    the answer is of its form; end tokens come where it allows them, and `min_tokens` where it leaves another choice.
     """
 
     prompt: list[int]
@@ -50,6 +52,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     score: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Job:
         self.first: float | None = None
         self.latest: float | None = None
         self.deliver = deliver
+        self.guide = generation.grammar.begin() if generation.grammar else None
         self._detokenizer = Detokenizer(tokens)
         self._stops = StopMatcher(generation.stop)
 
@@ -97,6 +101,8 @@ class Job:
         """Turn a round's tokens into output, up to a stop string or the end."""
         sampling = self.generation.sampling
         output = Output(cached=self.cached, prompt=None if self.produced else self.scored)
+        if self.guide:
+            self.guide.take(tokens.ids)
         for token in tokens.ids:
             self.produced.append(token)
             output.tokens += 1
@@ -291,8 +297,22 @@ class Scheduler:
         self._leave(job)
         self._waiting.appendleft(job)
 
+    def _constrain(self) -> None:
+        """Say which tokens may come next in answers of a given form, while the device runs the chunk of a prompt."""
+        for slot, job in list(self._running.items()):
+            if job.guide is None:
+                continue
+            ends = len(job.produced) >= job.generation.sampling.least
+            try:
+                job.guide.fill(self.engine.constrain(slot), ends)
+            except Exception as error:
+                log.exception("the form of an answer failed")
+                self._drop(job, "error")
+                job.deliver(Output(error=error))
+
     def _decode(self) -> None:
         self._reserve()
+        self._constrain()
         for slot, tokens in self.engine.generate().items():
             job = self._running[slot]
             try:

@@ -19,6 +19,7 @@ from serving.admission import Ticket, unavailable
 from serving.answers import Answer, ChatForm, TextForm
 from serving.engine import Sampling
 from serving.errors import ApiError, ErrorBody
+from serving.grammar import Grammar
 from serving.handlers import failure, handle_errors
 from serving.middleware import BoundBody, CountAnswers, RequireKey
 from serving.protocol import ChatRequest, CompletionRequest
@@ -86,10 +87,10 @@ def _answers(model: type) -> dict[int | str, dict[str, Any]]:
 
 async def _chat(service: Service, body: ChatRequest, ticket: Ticket) -> Response:
     scheduler = _admitted(service, body, ticket)
-    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools] if body.tool_choice == "auto" else []
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.offered()]
     messages = [message.for_template() for message in body.messages]
     prompt = await _tokenized(_chat_prompt, service, messages, tools, body.add_generation_prompt, param="messages")
-    form = ChatForm(bool(tools), body.prompt_logprobs, eager=body.stream)
+    form = ChatForm(bool(tools), body.prompt_logprobs, eager=body.stream, certain=body.form() is not None)
     return await _answer(service, scheduler, body, [prompt], form)
 
 
@@ -123,7 +124,10 @@ async def _answer(
     for prompt in prompts:
         _check_prompt(service, prompt)
     _check_ids(service, "logit_bias", [int(name) for name in body.logit_bias])
-    generations = [_generation(service, body, prompt, number) for prompt in prompts for number in range(body.n)]
+    grammar = await _grammar(service, body)
+    generations = [
+        _generation(service, body, prompt, number, grammar) for prompt in prompts for number in range(body.n)
+    ]
     answer = Answer(form, service.name, [len(prompt) for prompt in prompts], body.n)
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
@@ -158,7 +162,19 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def _generation(service: Service, body: ChatRequest | CompletionRequest, prompt: list[int], number: int) -> Generation:
+async def _grammar(service: Service, body: ChatRequest | CompletionRequest) -> Grammar | None:
+    """Compile the form of a request's answers, outside the event loop; raises `ApiError` for one that cannot be."""
+    if (form := body.form()) is None:
+        return None
+    try:
+        return await asyncio.to_thread(service.grammars.compile, form)
+    except UserError as error:
+        raise ApiError(400, str(error), param="tools" if form.content is None else "response_format") from None
+
+
+def _generation(
+    service: Service, body: ChatRequest | CompletionRequest, prompt: list[int], number: int, grammar: Grammar | None
+) -> Generation:
     """Return the generation of a request's `number`-th answer to a prompt; each answer has a seed of its own."""
     seed = secrets.randbits(32) if body.seed is None else body.seed + number
     sampling = Sampling(
@@ -177,7 +193,8 @@ def _generation(service: Service, body: ChatRequest | CompletionRequest, prompt:
     )
     limit = service.window if (asked := body.limit()) is None else asked
     score = body.score() if number == 0 else None  # the others share the first one's
-    return Generation(prompt, limit, sampling, tuple(body.stop), frozenset(body.stop_token_ids), score)
+    stops, stop_ids = tuple(body.stops()), frozenset(body.stop_token_ids)
+    return Generation(prompt, limit, sampling, stops, stop_ids, score, grammar)
 
 
 async def _tokenized(function: Any, *arguments: Any, param: str) -> list[int]:

@@ -17,6 +17,7 @@ from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3Config, load
 from serving.admission import Admission
 from serving.engine import PAGE, Engine
+from serving.grammar import Grammars
 from serving.metrics import Metrics
 from serving.scheduler import Scheduler
 from serving.text import TokenBytes
@@ -78,6 +79,7 @@ class Service:
         self.vocabulary = config.vocab_size
         self.format = ChatFormat.load(options.model)
         self.tokens = TokenBytes(self.format.tokenizer)
+        self.grammars = Grammars(self.format.tokenizer, self.vocabulary, self.format.eos_ids)
         self.metrics = Metrics(self.name)
         self.metrics.watch(self._reading("running"), self._reading("waiting"), self._reading("usage"))
         self.admission = Admission(options.slots + options.queue)
@@ -161,4 +163,5 @@ class Service:
         pages = None if options.cache is None else -(-options.cache // PAGE)
         engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos)
         engine.warm_up()
+        self.grammars.warm_up()
         return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)

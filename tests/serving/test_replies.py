@@ -75,6 +75,19 @@ def test_eager_arguments_are_those_that_were_written(arguments: dict, cuts: list
     assert (piece.content, [(call.name, call.arguments) for call in piece.calls]) == ("one  two", [("a b", written)])
 
 
+@given(
+    arguments=st.dictionaries(st.text(max_size=6) | st.just("</tool_call>"), JSON | st.just(CALL), max_size=4),
+    cuts=st.lists(st.integers(0, 300), max_size=20),
+)
+def test_certain_arguments_may_quote_tags(arguments: dict, cuts: list[int]) -> None:
+    written = json.dumps(arguments)
+    text = "\n".join([f'<tool_call>\n{{"name": "view", "arguments": {written}}}\n</tool_call>'] * 2)
+    parser = ReplyParser(tools=True, certain=True)
+    bounds = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    piece = sum((parser.push(text[a:b]) for a, b in pairwise(bounds)), Piece()) + parser.finish()
+    assert (piece.content, piece.calls) == ("", (CallPiece("view", written),) * 2)
+
+
 def test_eager_arguments_come_while_they_are_written() -> None:
     parser = ReplyParser(tools=True, eager=True)
     assert not parser.push('<tool_call>\n{"name": "view", "arguments": {')

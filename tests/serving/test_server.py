@@ -231,8 +231,8 @@ BAD_BODIES = {
     "a bias for an unknown token": {"model": "tiny", "messages": USER, "logit_bias": {"99999": 1}},
     "a bias beyond 100": {"model": "tiny", "messages": USER, "logit_bias": {"5": 101}},
     "a top_k below -1": {"model": "tiny", "messages": USER, "top_k": -2},
-    "a JSON schema": {"model": "tiny", "messages": USER, "response_format": {"type": "json_object"}},
-    "a forced tool": {"model": "tiny", "messages": USER, "tools": [TOOL], "tool_choice": "required"},
+    "an unknown form": {"model": "tiny", "messages": USER, "response_format": {"type": "xml"}},
+    "a forced tool that is not there": {"model": "tiny", "messages": USER, "tool_choice": "required"},
     "half a surrogate pair": {"model": "tiny", "messages": [{"role": "user", "content": "\ud800"}]},
 }
 

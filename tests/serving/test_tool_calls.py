@@ -53,6 +53,17 @@ def test_a_whole_answer(caller: openai.OpenAI) -> None:
     assert choice.finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_one_call_where_no_more_are_wanted(caller: openai.OpenAI, stream: bool) -> None:
+    if stream:
+        with caller.chat.completions.stream(model="caller", parallel_tool_calls=False, **ASKED) as events:
+            choice = events.get_final_completion().choices[0]
+    else:
+        choice = caller.chat.completions.create(model="caller", parallel_tool_calls=False, **ASKED).choices[0]
+    assert read(choice.message)[1:] == ("So.", CALLS[:1])
+    assert choice.finish_reason == "tool_calls"
+
+
 def test_a_stream_hands_out_arguments_while_they_are_written(caller: openai.OpenAI) -> None:
     chunks = list(caller.chat.completions.create(model="caller", stream=True, **ASKED))
     pieces = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
