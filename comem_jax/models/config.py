@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comem_jax.errors import UserError
+from comem_jax.models.rope import Yarn, read_rope
 
 REQUIRED = (
     "vocab_size",
@@ -41,6 +42,7 @@ class Qwen3Config:
     max_position_embeddings: int
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
+    yarn: Yarn | None = None
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -68,10 +70,12 @@ class Qwen3Config:
             k: v for k, v in (read_json(generation) if generation.is_file() else {}).items() if v is not None
         }
         eos = ends.get("eos_token_id")
+        theta, yarn = read_rope(fields, str(file))
         return cls(
             **{name: fields[name] for name in REQUIRED},
             head_dim=fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"],
-            rope_theta=_rope_theta(fields, file),
+            rope_theta=theta,
+            yarn=yarn,
             tie_word_embeddings=fields.get("tie_word_embeddings", False),
             bos_token_id=ends.get("bos_token_id"),
             eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
@@ -80,17 +84,19 @@ class Qwen3Config:
     def to_json(self, dtype: str = "float32") -> str:
         """Return the text of a `config.json` that `transformers` loads as `Qwen3ForCausalLM` in `dtype`."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in REQUIRED}
+        rope = self.yarn.to_json() if self.yarn else {"rope_type": "default"}
         fields |= {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
             "dtype": dtype,
             "head_dim": self.head_dim,
             "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_parameters": rope | {"rope_theta": self.rope_theta},
             "tie_word_embeddings": self.tie_word_embeddings,
             "attention_bias": False,
             "hidden_act": "silu",
             "use_sliding_window": False,
+            **({"rope_scaling": rope} if self.yarn else {}),  # readers older than rope_parameters look there
             **self.special_tokens(),
         }
         return json.dumps(fields, indent=2, sort_keys=True) + "\n"
@@ -124,16 +130,3 @@ def _reject_unsupported(fields: dict[str, Any], file: Path) -> None:
         raise UserError(f"{file} has hidden_act {fields['hidden_act']!r}; only 'silu' is supported.")
     if fields.get("use_sliding_window") or "sliding_attention" in (fields.get("layer_types") or []):
         raise UserError(f"{file} uses sliding-window attention, which is not supported.")
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = fields.get(name) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise UserError(f"{file} has {name} of type {kind!r}; only 'default' is supported.")
-
-
-def _rope_theta(fields: dict[str, Any], file: Path) -> float:
-    """Return the rotary base, which `transformers` 5 keeps in `rope_parameters` and older versions at the top."""
-    for place in (fields.get("rope_parameters"), fields.get("rope_scaling"), fields):
-        if place and place.get("rope_theta") is not None:
-            return float(place["rope_theta"])
-    raise UserError(f"{file} names no rope_theta, at the top level or in rope_parameters.")

@@ -18,6 +18,7 @@ from comem_jax.models.cache import Cache, CachedAttention
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.embedding import embed
 from comem_jax.models.remat import Remat, check_remat, rematerialise
+from comem_jax.models.rope import frequencies
 from comem_jax.models.sharding import constrain
 from comem_jax.models.spans import attend_spans
 from comem_jax.models.weights import Weight, weight_table
@@ -154,11 +155,13 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def rotary(positions: jax.Array, config: Qwen3Config) -> tuple[jax.Array, jax.Array]:
-    """Return the cosine and sine `[batch, length, 1, head_dim / 2]` (float32) at `positions` `[batch, length]`."""
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    """Return the cosine and sine `[batch, length, 1, head_dim / 2]` (float32) at `positions` `[batch, length]`.
+
+    With YaRN both are multiplied by its attention factor, as the configuration says.
+    """
+    turns, scale = frequencies(config.head_dim, config.rope_theta, config.yarn)
+    angles = positions[..., None, None].astype(jnp.float32) * turns
+    return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
 
 def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
