@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -143,22 +144,22 @@ def _load_weight(name: str, weight: Weight, tensors: dict[str, Any], dtype: Any,
 
 
 def _read_part(weight: Weight, tensors: dict[str, Any], index: Index, dtype: Any) -> np.ndarray:
-    """Read the part `index` (slices of our shape) of a weight from the files' tensors, layer by layer."""
+    """Read the part `index` (slices of our shape) of a weight from the files' tensors, tensor by tensor."""
     index = (*index, *(slice(None),) * (len(weight.shape) - len(index)))
-    layers = range(weight.shape[0])[index[0]] if weight.stacked else range(1)
-    cuts = [range(n)[cut] for n, cut in zip(weight.layer_shape, index[weight.stacked :], strict=True)]
-    part = np.empty((len(layers), *map(len, cuts)), dtype)
-    for place, layer in enumerate(layers):
-        part[place] = _read_tensor(weight, tensors[weight.names()[layer]], cuts)
-    return part if weight.stacked else part[0]
+    cuts = [range(n)[cut] for n, cut in zip(weight.shape, index, strict=True)]
+    stack, cuts = cuts[: weight.stacked], cuts[weight.stacked :]
+    part = np.empty([len(cut) for cut in (*stack, *cuts)], dtype)
+    for place, numbers in zip(np.ndindex(*map(len, stack)), product(*stack), strict=True):
+        part[place] = _read_tensor(weight, tensors[weight.hf.format(*numbers)], cuts)
+    return part
 
 
 def _read_tensor(weight: Weight, tensor: Any, cuts: list[range]) -> np.ndarray:
     shape = [len(cut) for cut in cuts]
     if not weight.inputs:
         return np.asarray(tensor[tuple(slice(cut.start, cut.stop) for cut in cuts)]).reshape(shape)
-    rows = _flat(cuts[weight.inputs :], weight.layer_shape[weight.inputs :])
-    columns = _flat(cuts[: weight.inputs], weight.layer_shape[: weight.inputs])
+    rows = _flat(cuts[weight.inputs :], weight.part_shape[weight.inputs :])
+    columns = _flat(cuts[: weight.inputs], weight.part_shape[: weight.inputs])
     return np.asarray(tensor[rows, columns]).T.reshape(shape)
 
 
@@ -169,11 +170,11 @@ def _flat(cuts: list[range], shape: tuple[int, ...]) -> slice:
 
 
 def _to_hf(weight: Weight, array: np.ndarray) -> dict[str, np.ndarray]:
-    layers = array if weight.stacked else array[None]
+    parts = array.reshape(-1, *weight.part_shape)
     if weight.inputs:
-        layers = layers.reshape(len(layers), *reversed(weight.hf_shape)).swapaxes(1, 2)
+        parts = parts.reshape(len(parts), *reversed(weight.hf_shape)).swapaxes(1, 2)
     # safetensors writes the memory as it lies, so a transposed view must become an array of its own
-    return {name: np.ascontiguousarray(layer) for name, layer in zip(weight.names(), layers, strict=True)}
+    return {name: np.ascontiguousarray(part) for name, part in zip(weight.names(), parts, strict=True)}
 
 
 def _write_generation_config(folder: Path, config: Qwen3Config) -> None:

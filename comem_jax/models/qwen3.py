@@ -1,7 +1,7 @@
 """Qwen3 in Flax NNX: one definition for training and for serving.
 
 Layer weights are stacked over layers and applied with `jax.lax.scan`. Einsum letters: b batch, t tokens, e hidden,
-h query heads, k kv heads, d head dimension, f the MLP's width, v vocabulary.
+h query heads, k kv heads, d head dimension, v vocabulary.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from comem_jax.models.attention import attend, causal_mask
 from comem_jax.models.cache import Cache, CachedAttention
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.embedding import embed
+from comem_jax.models.experts import mix
+from comem_jax.models.products import Weights, gated
 from comem_jax.models.remat import Remat, check_remat, rematerialise
 from comem_jax.models.rope import frequencies
 from comem_jax.models.sharding import constrain
 from comem_jax.models.spans import attend_spans
 from comem_jax.models.weights import Weight, weight_table
 
-Weights = dict[str, jax.Array]
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 INIT_STDDEV = 0.02
@@ -32,7 +33,7 @@ UNROLLED_LAYERS = 4
 
 
 class Qwen3(nnx.Module):
-    """A dense Qwen3 language model; `remat` names what it keeps for the backward pass (`remat.POLICIES`)."""
+    """A Qwen3 language model, dense or with experts; `remat` names what it keeps for the backward pass."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: Remat = "none") -> None:
         """Make a random model: normal weights of standard deviation 0.02, norms of one, all of `dtype`."""
@@ -141,10 +142,12 @@ def block(
     q = rotate(rms_norm(q, weights["q_norm"], eps), rotation)
     k = rotate(rms_norm(k, weights["k_norm"], eps), rotation)
     x = x + jnp.einsum("bthd,hde->bte", attention(q, k, v), weights["o"])
-    y = rms_norm(x, weights["mlp_norm"], eps)
-    gate = jax.nn.silu(jnp.einsum("bte,ef->btf", y, weights["gate"]))
-    up = jnp.einsum("bte,ef->btf", y, weights["up"])
-    return x + jnp.einsum("btf,fe->bte", gate * up, weights["down"])
+    return x + mlp(rms_norm(x, weights["mlp_norm"], eps), weights, config)
+
+
+def mlp(x: jax.Array, weights: Weights, config: Qwen3Config) -> jax.Array:
+    """Apply a layer's MLP to `x` `[batch, tokens, hidden]`: one, or a mixture of experts."""
+    return gated(x, weights) if config.moe is None else mix(x, weights, config.moe)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
