@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from comem_jax.models.attention import MASKED
 from comem_jax.models.cache import Cache
 from comem_jax.models.embedding import embed
-from comem_jax.models.qwen3 import Qwen3, Weights, block, rms_norm, rotary
+from comem_jax.models.products import Weights
+from comem_jax.models.qwen3 import Qwen3, block, rms_norm, rotary
 from comem_jax.models.spans import attend_spans
 
 

@@ -83,14 +83,14 @@ _permute.defvjp(lambda rows, order, back: (rows[order], back), lambda back, grad
 
 
 class Visits(NamedTuple):
-    """Which expert computes which block of rows, in turn: integer `[most]` each, of which the first `count` are real.
+    """Which expert computes which block of rows, in turn: integer `[most]` each, of which the first `total` are real.
 
     A block whose rows belong to several experts is visited by each; the rows of `expert` lie in `[starts, ends)`.
     """
 
     expert: jax.Array
     block: jax.Array
-    count: jax.Array
+    total: jax.Array
     starts: jax.Array
     ends: jax.Array
 
@@ -125,7 +125,7 @@ def _by_expert(rows: jax.Array, ends: jax.Array, experts: Weights) -> jax.Array:
         found = gated(blocks[block], _one(experts, expert))
         return _put(out, block, jnp.where(mine, found, out[block]))
 
-    out = jax.lax.fori_loop(0, visits.count, visit, jnp.zeros_like(blocks))
+    out = jax.lax.fori_loop(0, visits.total, visit, jnp.zeros_like(blocks))
     return out.reshape(-1, rows.shape[1])[: len(rows)]
 
 
@@ -142,7 +142,7 @@ def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, None, Weights
         return _put(sums[0], block, sums[0][block] + of_rows), of_experts
 
     zeros = jnp.zeros_like(blocks), jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), experts)
-    of_rows, of_experts = jax.lax.fori_loop(0, visits.count, visit, zeros)
+    of_rows, of_experts = jax.lax.fori_loop(0, visits.total, visit, zeros)
     of_experts = jax.tree.map(lambda new, w: new.astype(w.dtype), of_experts, experts)
     return of_rows.reshape(-1, rows.shape[1])[: len(rows)], None, of_experts
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from comem_jax.models.embedding import embed
 from comem_jax.models.pages import Pages, Reads, finish, read, read_pages
-from comem_jax.models.qwen3 import Qwen3, Weights, block, rms_norm, rotary
+from comem_jax.models.products import Weights
+from comem_jax.models.qwen3 import Qwen3, block, rms_norm, rotary
 
 
 def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, reads: Reads) -> tuple[jax.Array, Pages]:
