@@ -5,15 +5,28 @@ Einsum letters: e hidden, f the MLP's width; `...` is whatever stands before.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 Weights = dict[str, jax.Array]
+# What follows a weight's name in the name of its scales, where it is kept as int8 (see `quantize`).
+SCALE = "_scale"
 
 
-def product(equation: str, x: jax.Array, weights: Weights, name: str) -> jax.Array:
-    """Return the einsum of `x` with the weight `name`."""
-    return jnp.einsum(equation, x, weights[name])
+def product(equation: str, x: jax.Array, weights: Weights, name: str, dtype: Any = None) -> jax.Array:
+    """Return the einsum of `x` with the weight `name` as `dtype`, by default that of `x`.
+
+    An int8 weight is multiplied as the whole numbers it holds, which bfloat16 has exactly, and every output channel by
+    its scale afterwards: what is read of the weight is its int8 numbers, where the device's compiler widens them on
+    the way into the product.
+    """
+    weight, scale = weights[name], weights.get(name + SCALE)
+    if scale is None:
+        return jnp.einsum(equation, x, weight, preferred_element_type=dtype)
+    found = jnp.einsum(equation, x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (found * scale).astype(dtype or x.dtype)
 
 
 def gated(x: jax.Array, weights: Weights) -> jax.Array:
