@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, help="tokens of prompt and answer (default: the model's, at most 4096)")
     parser.add_argument("--cache", type=int, help="tokens whose keys and values are kept (default: slots x window)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
-    quantize = "none, or int8 weights: a quarter of float32's memory, for a small error (default: %(default)s)"
+    quantize = "none, or int8 weights: a quarter of float32's memory; no faster on a CPU (default: %(default)s)"
     parser.add_argument("--quantize", default="none", metavar="HOW", help=quantize)
     dummy = "auto reads the folder's weights, dummy makes random ones, for benchmarks (default: %(default)s)"
     parser.add_argument("--load-format", default="auto", metavar="FORMAT", help=dummy)
