@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
 from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError, nearest
-from comem_jax.models import Qwen3Config, load
+from comem_jax.models import Qwen3, Qwen3Config, load
+from comem_jax.models.loading import load_dummy
 from serving.admission import Admission
 from serving.engine import PAGE, Engine
 from serving.grammar import Grammars
@@ -23,6 +25,8 @@ from serving.scheduler import Scheduler
 from serving.text import TokenBytes
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+QUANTIZATIONS = ("none", "int8")
+LOAD_FORMATS = ("auto", "dummy")
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
 QUEUE = 256
 RESTARTS, RESTART_WINDOW = 3, 600.0  # so many in so many seconds; an engine that dies more often stays dead
@@ -36,7 +40,8 @@ class ServeOptions:
     requests at a time (`slots`), how many more may wait (`queue`), how many tokens each (`window`, prompt and answer
     together; None for the model's positions, 4096 at most), for how many tokens keys and values are kept, for requests
     under way and for prompts to come (`cache`; None for every slot's whole window), and the weights' `dtype` ("float32"
-    or "bfloat16").
+    or "bfloat16"). With `quantize` "int8" weights are kept as int8, and `dtype` is that of all else; with `load_format`
+    "dummy" they are random, and the folder needs none.
     """
 
     model: Path
@@ -46,6 +51,8 @@ class ServeOptions:
     window: int | None = None
     cache: int | None = None
     dtype: str = "float32"
+    quantize: str = "none"
+    load_format: str = "auto"
 
     @property
     def served_name(self) -> str:
@@ -60,8 +67,9 @@ class Service:
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        if options.dtype not in DTYPES:
-            raise UserError(f"there is no dtype {options.dtype!r}{nearest(options.dtype, DTYPES)}")
+        for name, valid in (("dtype", DTYPES), ("quantize", QUANTIZATIONS), ("load_format", LOAD_FORMATS)):
+            if (value := getattr(options, name)) not in valid:
+                raise UserError(f"there is no {name} {value!r}{nearest(value, valid)}")
         self._options = options
         self.name = options.served_name
         self.created = int(time.time())
@@ -159,9 +167,14 @@ class Service:
 
     def _load(self) -> Scheduler:
         options, eos = self._options, self.format.eos_ids
-        model = load(options.model, dtype=DTYPES[options.dtype])
+        dtype = DTYPES[options.dtype]
         pages = None if options.cache is None else -(-options.cache // PAGE)
-        engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos)
+        model = self._model(dtype)
+        engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=dtype)
         engine.warm_up()
         self.grammars.warm_up()
         return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)
+
+    def _model(self, dtype: Any) -> Qwen3:
+        read = load_dummy if self._options.load_format == "dummy" else load
+        return read(self._options.model, dtype, int8=self._options.quantize == "int8")

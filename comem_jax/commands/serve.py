@@ -16,6 +16,7 @@ HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoi
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
 API_KEY = "COMEM_API_KEY"
 GRACE = 30.0
+OPTIONS = ("name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "host")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, help="tokens of prompt and answer (default: the model's, at most 4096)")
     parser.add_argument("--cache", type=int, help="tokens whose keys and values are kept (default: slots x window)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
+    quantize = "none, or int8 weights: a quarter of float32's memory; no faster on a CPU (default: %(default)s)"
+    parser.add_argument("--quantize", default="none", metavar="HOW", help=quantize)
+    dummy = "auto reads the folder's weights, dummy makes random ones, for benchmarks (default: %(default)s)"
+    parser.add_argument("--load-format", default="auto", metavar="FORMAT", help=dummy)
     parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
     grace = "after SIGTERM, for answers under way; a second SIGTERM ends at once (default: %(default)s)"
     parser.add_argument("--grace", type=float, default=GRACE, metavar="SECONDS", help=grace)
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: _asked_once(asked))
     if args.stop_with_stdin:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
-    options = {name: getattr(args, name) for name in ("name", "slots", "queue", "window", "cache", "dtype", "host")}
+    options = {name: getattr(args, name) for name in OPTIONS}
     server = start_server(args.model, args.port, api_key=args.api_key or os.environ.get(API_KEY), **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.

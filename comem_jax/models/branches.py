@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from comem_jax.models.attention import MASKED
 from comem_jax.models.cache import Cache
-from comem_jax.models.embedding import embed
-from comem_jax.models.qwen3 import Qwen3, Weights, block, rms_norm, rotary
+from comem_jax.models.products import Weights
+from comem_jax.models.qwen3 import Qwen3, block, rms_norm, rotary
 from comem_jax.models.spans import attend_spans
 
 
@@ -45,7 +45,7 @@ def prefill(model: Qwen3, tokens: jax.Array) -> Cache:
 
         return block(x, weights, config, rotation, attention), kept[0]
 
-    x = embed(model.embedding[...], tokens)
+    x = model.embed(tokens)
     return jax.lax.scan(layer, x, model.stacked(), unroll=model.unroll())[1]
 
 
@@ -73,7 +73,7 @@ def extend_branches(model: Qwen3, trunk: Cache, branches: Cache, new: New) -> tu
 
         return (block(x, weights, config, rotation, attention), written[0]), None
 
-    x = embed(model.embedding[...], new.tokens.reshape(batch, count * length))
+    x = model.embed(new.tokens.reshape(batch, count * length))
     scanned = model.stacked(), jnp.arange(config.num_hidden_layers), trunk.keys, trunk.values
     (x, branches), _ = jax.lax.scan(layer, (x, branches), scanned, unroll=model.unroll())
     return rms_norm(x, model.norm[...], config.rms_norm_eps).reshape(batch, count, length, -1), branches

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from safetensors.numpy import save_file
 
 from comem_jax.errors import UserError
 from comem_jax.models.config import Qwen3Config, read_json
-from comem_jax.models.qwen3 import Qwen3
+from comem_jax.models.quantize import quantize_weight
+from comem_jax.models.qwen3 import Qwen3, random_weight
 from comem_jax.models.remat import Remat
 from comem_jax.models.sharding import weight_sharding
 from comem_jax.models.weights import Weight, weight_table
@@ -28,10 +30,18 @@ from comem_jax.models.weights import Weight, weight_table
 Index = tuple[slice, ...]
 
 
-def load(path: str | Path, dtype: Any = jnp.float32, mesh: Mesh | None = None, *, remat: Remat = "none") -> Qwen3:
+def load(
+    path: str | Path,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    *,
+    remat: Remat = "none",
+    int8: bool = False,
+) -> Qwen3:
     """Return the model in the Hugging Face folder `path`, its weights as `dtype`, on `mesh` where one is given.
 
-    Files are memory-mapped and only the parts that this process's devices hold are read, weight by weight. Raises
+    Files are memory-mapped and only the parts that this process's devices hold are read, weight by weight. With `int8`
+    the weights of products are kept as int8 and activations are `dtype`: to serve, not to train or save. Raises
     `UserError` for a missing folder, a tensor that is missing, unexpected or of the wrong shape, or a mesh that does
     not divide a weight.
     """
@@ -40,18 +50,43 @@ def load(path: str | Path, dtype: Any = jnp.float32, mesh: Mesh | None = None, *
     with ExitStack() as stack:
         tensors = _open_tensors(Path(path), stack)
         _check_tensors(tensors, table, Path(path), config)
-        arrays = {name: _load_weight(name, weight, tensors, dtype, mesh) for name, weight in table.items()}
+        arrays: dict[str, jax.Array] = {}
+        for name, weight in table.items():
+            array = _load_weight(name, weight, tensors, dtype, mesh)
+            arrays |= quantize_weight(name, weight, array) if int8 else {name: array}
     return from_arrays(config, arrays, remat=remat)
+
+
+def load_dummy(path: str | Path, dtype: Any = jnp.float32, *, int8: bool = False) -> Qwen3:
+    """Return a model of random weights in the shape that `path`'s `config.json` says, to measure speed with.
+
+    The folder needs no weights. The numbers are the same every time; `dtype` and `int8` as in `load`.
+    """
+    config, rngs = Qwen3Config.from_folder(path), nnx.Rngs(0)
+    arrays: dict[str, jax.Array] = {}
+    for name, weight in weight_table(config).items():
+        array = random_weight(weight, rngs, dtype)[...]
+        arrays |= quantize_weight(name, weight, array) if int8 else {name: array}
+    return from_arrays(config, arrays)
+
+
+def quantize(model: Qwen3) -> Qwen3:
+    """Return a copy of `model` with int8 weights, as `load` makes one with `int8`."""
+    arrays, table = to_arrays(model), weight_table(model.config)
+    kept = [quantize_weight(name, weight, arrays[name]) for name, weight in table.items()]
+    return from_arrays(model.config, {name: array for part in kept for name, array in part.items()})
 
 
 def save(model: Qwen3, path: str | Path, dtype: Any = None) -> None:
     """Write `model` as a Hugging Face folder (made where missing), its weights as `dtype` or as they are.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all. Raises `UserError` for a model of int8 weights.
     """
+    arrays = to_arrays(model)
+    if arrays["embedding"].dtype == jnp.int8:
+        raise UserError(f"A model of int8 weights cannot be written to {path}; write the one it was made from.")
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = to_arrays(model)
     dtype = jnp.dtype(arrays["norm"].dtype if dtype is None else dtype)
     tensors: dict[str, np.ndarray] = {}
     for name, weight in weight_table(model.config).items():
@@ -62,9 +97,14 @@ def save(model: Qwen3, path: str | Path, dtype: Any = None) -> None:
 
 
 def from_arrays(config: Qwen3Config, arrays: dict[str, jax.Array], *, remat: Remat = "none") -> Qwen3:
-    """Return a model of `arrays`, one for each path of `weight_table(config)`."""
+    """Return a model of `arrays`: one for each path of `weight_table(config)`, and the scales of int8 ones."""
     graphdef, state = nnx.split(abstract_model(config, remat=remat))
-    return nnx.merge(graphdef, _map_weights(lambda name, param: param.replace(arrays[name]), state))
+    model = nnx.merge(graphdef, _map_weights(lambda name, param: param.replace(arrays[name]), state))
+    for name in arrays.keys() - weight_table(config).keys():
+        of_layers = name.startswith("layers.")
+        scale = nnx.data(nnx.Param(arrays[name]))
+        setattr(model.layers if of_layers else model, name.removeprefix("layers."), scale)
+    return model
 
 
 def to_arrays(model: Qwen3) -> dict[str, jax.Array]:
@@ -143,22 +183,22 @@ def _load_weight(name: str, weight: Weight, tensors: dict[str, Any], dtype: Any,
 
 
 def _read_part(weight: Weight, tensors: dict[str, Any], index: Index, dtype: Any) -> np.ndarray:
-    """Read the part `index` (slices of our shape) of a weight from the files' tensors, layer by layer."""
+    """Read the part `index` (slices of our shape) of a weight from the files' tensors, tensor by tensor."""
     index = (*index, *(slice(None),) * (len(weight.shape) - len(index)))
-    layers = range(weight.shape[0])[index[0]] if weight.stacked else range(1)
-    cuts = [range(n)[cut] for n, cut in zip(weight.layer_shape, index[weight.stacked :], strict=True)]
-    part = np.empty((len(layers), *map(len, cuts)), dtype)
-    for place, layer in enumerate(layers):
-        part[place] = _read_tensor(weight, tensors[weight.names()[layer]], cuts)
-    return part if weight.stacked else part[0]
+    cuts = [range(n)[cut] for n, cut in zip(weight.shape, index, strict=True)]
+    stack, cuts = cuts[: weight.stacked], cuts[weight.stacked :]
+    part = np.empty([len(cut) for cut in (*stack, *cuts)], dtype)
+    for place, numbers in zip(np.ndindex(*map(len, stack)), product(*stack), strict=True):
+        part[place] = _read_tensor(weight, tensors[weight.hf.format(*numbers)], cuts)
+    return part
 
 
 def _read_tensor(weight: Weight, tensor: Any, cuts: list[range]) -> np.ndarray:
     shape = [len(cut) for cut in cuts]
     if not weight.inputs:
         return np.asarray(tensor[tuple(slice(cut.start, cut.stop) for cut in cuts)]).reshape(shape)
-    rows = _flat(cuts[weight.inputs :], weight.layer_shape[weight.inputs :])
-    columns = _flat(cuts[: weight.inputs], weight.layer_shape[: weight.inputs])
+    rows = _flat(cuts[weight.inputs :], weight.part_shape[weight.inputs :])
+    columns = _flat(cuts[: weight.inputs], weight.part_shape[: weight.inputs])
     return np.asarray(tensor[rows, columns]).T.reshape(shape)
 
 
@@ -169,11 +209,11 @@ def _flat(cuts: list[range], shape: tuple[int, ...]) -> slice:
 
 
 def _to_hf(weight: Weight, array: np.ndarray) -> dict[str, np.ndarray]:
-    layers = array if weight.stacked else array[None]
+    parts = array.reshape(-1, *weight.part_shape)
     if weight.inputs:
-        layers = layers.reshape(len(layers), *reversed(weight.hf_shape)).swapaxes(1, 2)
+        parts = parts.reshape(len(parts), *reversed(weight.hf_shape)).swapaxes(1, 2)
     # safetensors writes the memory as it lies, so a transposed view must become an array of its own
-    return {name: np.ascontiguousarray(layer) for name, layer in zip(weight.names(), layers, strict=True)}
+    return {name: np.ascontiguousarray(part) for name, part in zip(weight.names(), parts, strict=True)}
 
 
 def _write_generation_config(folder: Path, config: Qwen3Config) -> None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from comem_jax.models.embedding import embed
 from comem_jax.models.pages import Pages, Reads, finish, read, read_pages
-from comem_jax.models.qwen3 import Qwen3, Weights, block, rms_norm, rotary
+from comem_jax.models.products import Weights
+from comem_jax.models.qwen3 import Qwen3, block, rms_norm, rotary
 
 
 def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, reads: Reads) -> tuple[jax.Array, Pages]:
@@ -39,7 +39,7 @@ def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, r
         return block(x, weights, config, rotation, attention), kept[0]
 
     scanned = model.stacked(), jnp.arange(config.num_hidden_layers)
-    x = embed(model.embedding[...], tokens[None])
+    x = model.embed(tokens[None])
     x, new = jax.lax.scan(layer, x, scanned, unroll=model.unroll())
     return rms_norm(x[0], model.norm[...], config.rms_norm_eps), new
 
@@ -79,7 +79,7 @@ def run_step(model: Qwen3, pages: Pages, recent: Pages, new: Step, reads: Sequen
         return (block(x, weights, config, rotation, attention), written[0]), None
 
     scanned = model.stacked(), jnp.arange(config.num_hidden_layers)
-    x = embed(model.embedding[...], new.tokens[:, None])
+    x = model.embed(new.tokens[:, None])
     (x, recent), _ = jax.lax.scan(layer, (x, recent), scanned, unroll=model.unroll())
     return rms_norm(x[:, 0], model.norm[...], config.rms_norm_eps), recent
 

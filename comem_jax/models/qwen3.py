@@ -1,7 +1,7 @@
 """Qwen3 in Flax NNX: one definition for training and for serving.
 
 Layer weights are stacked over layers and applied with `jax.lax.scan`. Einsum letters: b batch, t tokens, e hidden,
-h query heads, k kv heads, d head dimension, f the MLP's width, v vocabulary.
+h query heads, k kv heads, d head dimension, v vocabulary.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from comem_jax.models.attention import attend, causal_mask
 from comem_jax.models.cache import Cache, CachedAttention
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.embedding import embed
+from comem_jax.models.experts import mix
+from comem_jax.models.products import SCALE, Weights, gated, product
 from comem_jax.models.remat import Remat, check_remat, rematerialise
+from comem_jax.models.rope import frequencies
 from comem_jax.models.sharding import constrain
 from comem_jax.models.spans import attend_spans
 from comem_jax.models.weights import Weight, weight_table
 
-Weights = dict[str, jax.Array]
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 INIT_STDDEV = 0.02
@@ -31,17 +33,20 @@ UNROLLED_LAYERS = 4
 
 
 class Qwen3(nnx.Module):
-    """A dense Qwen3 language model; `remat` names what it keeps for the backward pass (`remat.POLICIES`)."""
+    """A Qwen3 language model, dense or with experts; `remat` names what it keeps for the backward pass."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: Remat = "none") -> None:
         """Make a random model: normal weights of standard deviation 0.02, norms of one, all of `dtype`."""
         self.config = config
         self.remat = check_remat(remat)
-        params = {name: _random(weight, rngs, dtype) for name, weight in weight_table(config).items()}
+        params = {name: random_weight(weight, rngs, dtype) for name, weight in weight_table(config).items()}
         self.embedding = params["embedding"]
         self.layers = nnx.Dict({k.removeprefix("layers."): p for k, p in params.items() if k.startswith("layers.")})
         self.norm = params["norm"]
         self.lm_head = params.get("lm_head")
+        # The tables' scales, where `quantize` has made them int8.
+        self.embedding_scale: nnx.Param[jax.Array] | None = None
+        self.lm_head_scale: nnx.Param[jax.Array] | None = None
 
     def __call__(
         self, tokens: jax.Array, *, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
@@ -71,16 +76,23 @@ class Qwen3(nnx.Module):
             x = block(x, weights, self.config, rotation, attention)
             return constrain(x, "batch", "length", "hidden"), None
 
-        # Gather the table's rows whole before the look-up, or its result lies across the batch's own axes.
-        table = constrain(self.embedding[...], "vocab", "hidden")
-        x = constrain(embed(table, tokens), "batch", "length", "hidden")
+        x = constrain(self.embed(tokens), "batch", "length", "hidden")
         x, _ = jax.lax.scan(rematerialise(layer, self.remat), x, self.stacked(), unroll=self.unroll())
         return rms_norm(x, self.norm[...], self.config.rms_norm_eps)
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """Return float32 logits `[..., vocab]` of hidden states `[..., hidden]`."""
-        table = self.embedding if self.lm_head is None else self.lm_head
-        return jnp.einsum("...e,ve->...v", hidden, table[...], preferred_element_type=jnp.float32)
+        name = "embedding" if self.lm_head is None else "lm_head"
+        tables = {key: param[...] for key in (name, name + SCALE) if (param := getattr(self, key)) is not None}
+        return product("...e,ve->...v", hidden, tables, name, jnp.float32)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Return the embeddings `[..., hidden]` of integer `tokens` `[...]`."""
+        # Gather the table's rows whole before the look-up, or its result lies across the batch's own axes.
+        rows = embed(constrain(self.embedding[...], "vocab", "hidden"), tokens)
+        if self.embedding_scale is None:
+            return rows
+        return (rows * self.embedding_scale[...][tokens][..., None]).astype(self.norm[...].dtype)
 
     def extend(
         self, tokens: jax.Array, cache: Cache, lengths: jax.Array, *, attend: int | None = None
@@ -107,7 +119,7 @@ class Qwen3(nnx.Module):
             return (x, attention.cache), None
 
         scanned = self.stacked(), jnp.arange(self.config.num_hidden_layers)
-        x = embed(self.embedding[...], tokens)
+        x = self.embed(tokens)
         (x, cache), _ = jax.lax.scan(layer, (x, cache), scanned, unroll=self.unroll())
         return rms_norm(x, self.norm[...], self.config.rms_norm_eps), cache
 
@@ -134,16 +146,18 @@ def block(
     """Apply one layer to `x` `[batch, tokens, hidden]`; `attention` gets its normed and rotated q, k and v."""
     eps = config.rms_norm_eps
     y = rms_norm(x, weights["attention_norm"], eps)
-    q = jnp.einsum("bte,ehd->bthd", y, weights["q"])
-    k = jnp.einsum("bte,ekd->btkd", y, weights["k"])
-    v = jnp.einsum("bte,ekd->btkd", y, weights["v"])
+    q = product("bte,ehd->bthd", y, weights, "q")
+    k = product("bte,ekd->btkd", y, weights, "k")
+    v = product("bte,ekd->btkd", y, weights, "v")
     q = rotate(rms_norm(q, weights["q_norm"], eps), rotation)
     k = rotate(rms_norm(k, weights["k_norm"], eps), rotation)
-    x = x + jnp.einsum("bthd,hde->bte", attention(q, k, v), weights["o"])
-    y = rms_norm(x, weights["mlp_norm"], eps)
-    gate = jax.nn.silu(jnp.einsum("bte,ef->btf", y, weights["gate"]))
-    up = jnp.einsum("bte,ef->btf", y, weights["up"])
-    return x + jnp.einsum("btf,fe->bte", gate * up, weights["down"])
+    x = x + product("bthd,hde->bte", attention(q, k, v), weights, "o")
+    return x + mlp(rms_norm(x, weights["mlp_norm"], eps), weights, config)
+
+
+def mlp(x: jax.Array, weights: Weights, config: Qwen3Config) -> jax.Array:
+    """Apply a layer's MLP to `x` `[batch, tokens, hidden]`: one, or a mixture of experts."""
+    return gated(x, weights) if config.moe is None else mix(x, weights, config.moe)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -154,11 +168,13 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def rotary(positions: jax.Array, config: Qwen3Config) -> tuple[jax.Array, jax.Array]:
-    """Return the cosine and sine `[batch, length, 1, head_dim / 2]` (float32) at `positions` `[batch, length]`."""
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    """Return the cosine and sine `[batch, length, 1, head_dim / 2]` (float32) at `positions` `[batch, length]`.
+
+    With YaRN both are multiplied by its attention factor, as the configuration says.
+    """
+    turns, scale = frequencies(config.head_dim, config.rope_theta, config.yarn)
+    angles = positions[..., None, None].astype(jnp.float32) * turns
+    return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
 
 def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -168,7 +184,8 @@ def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 
 
-def _random(weight: Weight, rngs: nnx.Rngs, dtype: Any) -> nnx.Param[jax.Array]:
+def random_weight(weight: Weight, rngs: nnx.Rngs, dtype: Any) -> nnx.Param[jax.Array]:
+    """Return a weight at the start of a training: normal of standard deviation 0.02; a norm's scale is one."""
     if weight.is_norm:
         return nnx.Param(jnp.ones(weight.shape, dtype), axes=weight.axes)
     return nnx.Param(INIT_STDDEV * jax.random.normal(rngs.params(), weight.shape, dtype), axes=weight.axes)

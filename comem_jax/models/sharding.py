@@ -29,6 +29,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "mlp": ("tensor",),
+    "experts": ("tensor",),
+    "expert_mlp": (),
+    "routes": (),  # the router is small, and each token's choice is among all experts
 }
 
 
@@ -55,7 +58,7 @@ def weight_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: Sequence[
     """
     spec = []
     for size, axis in zip(shape, axes, strict=True):
-        found = _mesh_axes(mesh, axis)
+        found = mesh_axes(mesh, axis)
         parts = prod(mesh.shape[a] for a in found)
         if size % parts:
             raise UserError(
@@ -91,21 +94,27 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
+    placed: jax.Array = jax.lax.with_sharding_constraint(x, activation_spec(mesh, x.shape, *axes))
+    return placed
+
+
+def activation_spec(mesh: Any, shape: Sequence[int], *axes: str) -> PartitionSpec:
+    """Return how an activation of this `shape` with logical `axes` is parted on `mesh`, as `constrain` does it."""
     spec = []
-    for size, axis in zip(x.shape, axes, strict=True):
-        found = _mesh_axes(mesh, axis)
+    for size, axis in zip(shape, axes, strict=True):
+        found = mesh_axes(mesh, axis)
         while size % prod(mesh.shape[a] for a in found):
             found = found[:-1]
         spec.append(found or None)
-    placed: jax.Array = jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
-    return placed
+    return PartitionSpec(*spec)
 
 
 def is_split(axis: str) -> bool:
     """Return whether the mesh set by `jax.set_mesh` parts the logical `axis` among devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    return any(mesh.shape[a] > 1 for a in _mesh_axes(mesh, axis))
+    return any(mesh.shape[a] > 1 for a in mesh_axes(mesh, axis))
 
 
-def _mesh_axes(mesh: Any, axis: str) -> tuple[str, ...]:
+def mesh_axes(mesh: Any, axis: str) -> tuple[str, ...]:
+    """Return the axes of `mesh` that part the logical `axis`."""
     return tuple(a for a in RULES[axis] if a in mesh.axis_names)

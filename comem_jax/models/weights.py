@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product, takewhile
 from math import prod
 
 from comem_jax.models.config import Qwen3Config
@@ -10,11 +11,11 @@ from comem_jax.models.config import Qwen3Config
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight, stacked over layers where its first axis is `layers`.
+    """One weight; where its first axes are `layers`, or `layers` and `experts`, it is stacked from many tensors.
 
-    `inputs` counts the axes (after `layers`) that a product contracts: a Hugging Face linear weight
+    `inputs` counts the axes (after the stacked ones) that a product contracts: a Hugging Face linear weight
     `[outputs, inputs]` is stored here as `[*inputs, *outputs]`. 0 means stored as it is there.
-    `hf` is its Hugging Face name, with `{layer}` for the layer's number.
+    `hf` is its Hugging Face name, with `{}` for the layer's number and for the expert's.
     """
 
     shape: tuple[int, ...]
@@ -23,9 +24,9 @@ class Weight:
     inputs: int = 0
 
     @property
-    def stacked(self) -> bool:
-        """Whether the first axis counts layers."""
-        return self.axes[0] == "layers"
+    def stacked(self) -> int:
+        """How many of the first axes count tensors."""
+        return len(list(takewhile(lambda axis: axis in ("layers", "experts"), self.axes)))
 
     @property
     def is_norm(self) -> bool:
@@ -33,20 +34,20 @@ class Weight:
         return self.hf.endswith("norm.weight")
 
     @property
-    def layer_shape(self) -> tuple[int, ...]:
-        """The shape of one layer's part, in our order of axes."""
-        return self.shape[1:] if self.stacked else self.shape
+    def part_shape(self) -> tuple[int, ...]:
+        """The shape of one tensor's part, in our order of axes."""
+        return self.shape[self.stacked :]
 
     @property
     def hf_shape(self) -> tuple[int, ...]:
-        """The shape of one layer's tensor in a Hugging Face file."""
+        """The shape of one tensor in a Hugging Face file."""
         if not self.inputs:
-            return self.layer_shape
-        return prod(self.layer_shape[self.inputs :]), prod(self.layer_shape[: self.inputs])
+            return self.part_shape
+        return prod(self.part_shape[self.inputs :]), prod(self.part_shape[: self.inputs])
 
     def names(self) -> list[str]:
-        """The Hugging Face names that make up this weight, one a layer."""
-        return [self.hf.format(layer=i) for i in range(self.shape[0])] if self.stacked else [self.hf]
+        """The Hugging Face names that make up this weight, in the order of its stacked axes."""
+        return [self.hf.format(*place) for place in product(*map(range, self.shape[: self.stacked]))]
 
 
 def weight_table(config: Qwen3Config) -> dict[str, Weight]:
@@ -60,12 +61,15 @@ def weight_table(config: Qwen3Config) -> dict[str, Weight]:
         "kv_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
     }
+    if config.moe:
+        sizes |= dict.fromkeys(("experts", "routes"), config.moe.num_experts)
+        sizes["expert_mlp"] = config.moe.moe_intermediate_size
 
     def weight(axes: str, hf: str, inputs: int = 0) -> Weight:
         names = tuple(axes.split())
         return Weight(tuple(sizes[name] for name in names), names, hf, inputs)
 
-    layer = "model.layers.{layer}."
+    layer = "model.layers.{}."
     table = {
         "embedding": weight("vocab embed", "model.embed_tokens.weight"),
         "layers.attention_norm": weight("layers embed", layer + "input_layernorm.weight"),
@@ -76,11 +80,17 @@ def weight_table(config: Qwen3Config) -> dict[str, Weight]:
         "layers.k_norm": weight("layers head_dim", layer + "self_attn.k_norm.weight"),
         "layers.o": weight("layers heads head_dim embed", layer + "self_attn.o_proj.weight", inputs=2),
         "layers.mlp_norm": weight("layers embed", layer + "post_attention_layernorm.weight"),
-        "layers.gate": weight("layers embed mlp", layer + "mlp.gate_proj.weight", inputs=1),
-        "layers.up": weight("layers embed mlp", layer + "mlp.up_proj.weight", inputs=1),
-        "layers.down": weight("layers mlp embed", layer + "mlp.down_proj.weight", inputs=1),
         "norm": weight("embed", "model.norm.weight"),
     }
+    stack, width = ("layers experts", "expert_mlp") if config.moe else ("layers", "mlp")
+    mlp = layer + ("mlp.experts.{}." if config.moe else "mlp.")
+    table |= {
+        "layers.gate": weight(f"{stack} embed {width}", mlp + "gate_proj.weight", inputs=1),
+        "layers.up": weight(f"{stack} embed {width}", mlp + "up_proj.weight", inputs=1),
+        "layers.down": weight(f"{stack} {width} embed", mlp + "down_proj.weight", inputs=1),
+    }
+    if config.moe:
+        table["layers.router"] = weight("layers embed routes", layer + "mlp.gate.weight", inputs=1)
     if not config.tie_word_embeddings:
         table["lm_head"] = weight("vocab embed", "lm_head.weight")
     return table

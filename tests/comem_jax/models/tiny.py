@@ -20,8 +20,8 @@ VOCAB = 61
 HEADS = [(4, 4, 8), (4, 2, 8), (4, 1, 8), (4, 2, 16)]
 
 
-def reference_model(seed: int = 0, **changes: Any) -> transformers.Qwen3ForCausalLM:
-    """Return a random model with weights large enough that attention and norms matter."""
+def reference_model(seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
+    """Return a random model with weights large enough that attention and norms matter; of experts, with `MOE`."""
     fields = {
         "vocab_size": VOCAB,
         "hidden_size": 32,
@@ -35,7 +35,10 @@ def reference_model(seed: int = 0, **changes: Any) -> transformers.Qwen3ForCausa
         "tie_word_embeddings": True,
     }
     torch.manual_seed(seed)
-    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**(fields | changes))).eval()
+    moe = "num_experts" in changes
+    configuration = transformers.Qwen3MoeConfig if moe else transformers.Qwen3Config
+    kind = transformers.Qwen3MoeForCausalLM if moe else transformers.Qwen3ForCausalLM
+    model = kind(configuration(**(fields | changes))).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):
@@ -43,14 +46,14 @@ def reference_model(seed: int = 0, **changes: Any) -> transformers.Qwen3ForCausa
     return model
 
 
-def reference_folder(folder: Path, **changes: Any) -> transformers.Qwen3ForCausalLM:
+def reference_folder(folder: Path, **changes: Any) -> transformers.PreTrainedModel:
     """Save such a model in `folder` and return it."""
     model = reference_model(**changes)
     model.save_pretrained(folder)
     return model
 
 
-def reference_logits(model: transformers.Qwen3ForCausalLM, tokens: np.ndarray, **inputs: np.ndarray) -> np.ndarray:
+def reference_logits(model: transformers.PreTrainedModel, tokens: np.ndarray, **inputs: np.ndarray) -> np.ndarray:
     tensors = {name: torch.tensor(value) for name, value in inputs.items()}
     with torch.no_grad():
         return model(torch.tensor(tokens), **tensors).logits.float().numpy()
