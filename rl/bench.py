@@ -1,6 +1,7 @@
 """What the shared trunk saves: one gradient over a tree against the same responses as separate sequences.
 
-Both sides use the same model, the same attention and the same response-only head, and are timed in turns in one run.
+Both sides use the same model, the same attention and the same response-only head, and are timed in turns in one run,
+each with the rematerialisation that is fastest for it: a long sequence's MLP a few tokens at a time, a short one's whole.
 The separate side is each sequence by itself, without padding, its gradient added to the sum of those before; batches
 of two and of four such sequences took the same or more processor time. Where `google-tunix` is installed, its GRPO is
 timed once on the same rows.
@@ -29,6 +30,7 @@ from pydantic import Field, model_validator
 from comem_jax.config import Config, parse_config
 from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3, Qwen3Config, load
+from comem_jax.models.remat import Remat
 from rl.peer import Row, has_tunix, tunix_gradient
 from rl.tree import Cut, Layout, Tree, TreeBatch, lay_out, response_logprobs
 
@@ -47,6 +49,7 @@ TINY = Qwen3Config(
     max_position_embeddings=131072,
 )
 SEED = 0
+REMAT: dict[str, Remat] = {"shared": "mlp", "separate": "none"}
 
 Gradient = tuple[jax.Array, Any]
 
@@ -162,7 +165,8 @@ def _add_gradient(graphdef: Any, layout: Layout, params: Any, inputs: Any, total
     return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params))
 
 
-def _gradient(model: Qwen3, parts: list[Part]) -> Gradient:
+def _gradient(model: Qwen3, remat: Remat, parts: list[Part]) -> Gradient:
+    model.remat = remat
     graphdef, params = nnx.split(model)
     total = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     for part in parts:
@@ -181,7 +185,7 @@ def bench_train(shape: Shape, model_folder: Path | None = None, repeats: int = 3
     model = load(model_folder) if model_folder else Qwen3(TINY, rngs=nnx.Rngs(SEED))
     problem = Problem.make(shape, model.config.vocab_size)
     sides = {"shared": problem.shared(), "separate": problem.separate()}
-    runs = {name: functools.partial(_gradient, model, parts) for name, parts in sides.items()}
+    runs = {name: functools.partial(_gradient, model, REMAT[name], parts) for name, parts in sides.items()}
     gradients = {name: run() for name, run in runs.items()}
     seconds = _in_turns(runs, repeats)
     medians = {name: statistics.median(times) for name, times in seconds.items()}

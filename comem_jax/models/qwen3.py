@@ -19,7 +19,7 @@ from comem_jax.models.config import Qwen3Config
 from comem_jax.models.embedding import embed
 from comem_jax.models.experts import mix
 from comem_jax.models.products import SCALE, Weights, gated, product
-from comem_jax.models.remat import Remat, check_remat, rematerialise
+from comem_jax.models.remat import Remat, check_remat, in_parts, rematerialise
 from comem_jax.models.rope import frequencies
 from comem_jax.models.sharding import constrain
 from comem_jax.models.spans import attend_spans
@@ -73,7 +73,7 @@ class Qwen3(nnx.Module):
         attention = _attention(tokens.shape[1], segment_ids, spans)
 
         def layer(x: jax.Array, weights: Weights) -> tuple[jax.Array, None]:
-            x = block(x, weights, self.config, rotation, attention)
+            x = block(x, weights, self.config, rotation, attention, parts=self.remat == "mlp")
             return constrain(x, "batch", "length", "hidden"), None
 
         x = constrain(self.embed(tokens), "batch", "length", "hidden")
@@ -141,9 +141,18 @@ def _attention(length: int, segment_ids: jax.Array | None, spans: jax.Array | No
 
 
 def block(
-    x: jax.Array, weights: Weights, config: Qwen3Config, rotation: tuple[jax.Array, jax.Array], attention: Attention
+    x: jax.Array,
+    weights: Weights,
+    config: Qwen3Config,
+    rotation: tuple[jax.Array, jax.Array],
+    attention: Attention,
+    *,
+    parts: bool = False,
 ) -> jax.Array:
-    """Apply one layer to `x` `[batch, tokens, hidden]`; `attention` gets its normed and rotated q, k and v."""
+    """Apply one layer to `x` `[batch, tokens, hidden]`; `attention` gets its normed and rotated q, k and v.
+
+    With `parts` the MLP is run on a few tokens at a time.
+    """
     eps = config.rms_norm_eps
     y = rms_norm(x, weights["attention_norm"], eps)
     q = product("bte,ehd->bthd", y, weights, "q")
@@ -152,7 +161,11 @@ def block(
     q = rotate(rms_norm(q, weights["q_norm"], eps), rotation)
     k = rotate(rms_norm(k, weights["k_norm"], eps), rotation)
     x = x + product("bthd,hde->bte", attention(q, k, v), weights, "o")
-    return x + mlp(rms_norm(x, weights["mlp_norm"], eps), weights, config)
+
+    def after(x: jax.Array) -> jax.Array:
+        return mlp(rms_norm(x, weights["mlp_norm"], eps), weights, config)
+
+    return x + (in_parts(after, x) if parts else after(x))
 
 
 def mlp(x: jax.Array, weights: Weights, config: Qwen3Config) -> jax.Array:

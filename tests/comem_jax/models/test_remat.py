@@ -36,6 +36,21 @@ def test_every_policy_gives_the_same_gradients(remat):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * float(np.abs(a).max()))
 
 
+def test_an_mlp_in_parts_gives_the_same_gradients_and_keeps_less(monkeypatch):
+    monkeypatch.setattr("comem_jax.models.remat.MLP_TOKENS", 100)  # which does not divide the length
+    found = {}
+    for name in ("none", "mlp"):
+        graphdef, params = nnx.split(tiny_model(remat=name, intermediate_size=2048))
+        loss = functools.partial(
+            lambda g, p: jnp.square(nnx.merge(g, p).hidden(random_tokens(2, LENGTH))).mean(), graphdef
+        )
+        gradient = jax.jit(jax.grad(loss)).lower(params).compile()
+        found[name] = gradient(params), gradient.memory_analysis().temp_size_in_bytes
+    for a, b in zip(jax.tree.leaves(found["none"][0]), jax.tree.leaves(found["mlp"][0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * float(np.abs(a).max()))
+    assert found["mlp"][1] < 0.7 * found["none"][1]
+
+
 def test_the_policies_keep_ever_more():
     kept = [compiled(name)[0].memory_analysis().temp_size_in_bytes for name in ("layer", "attention", "dots", "none")]
     assert kept == sorted(kept)
