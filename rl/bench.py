@@ -1,10 +1,10 @@
 """What the shared trunk saves: one gradient over a tree against the same responses as separate sequences.
 
 Both sides use the same model, the same attention and the same response-only head, and are timed in turns in one run,
-each with the rematerialisation that is fastest for it: a long sequence's MLP a few tokens at a time, a short one's whole.
-The separate side is each sequence by itself, without padding, its gradient added to the sum of those before; batches
-of two and of four such sequences took the same or more processor time. Where `google-tunix` is installed, its GRPO is
-timed once on the same rows.
+each with the rematerialisation that is fastest for it: a long sequence's MLP a few tokens at a time, a short one's as a
+whole. The separate side is each sequence by itself, without padding, its gradient added to the sum of those before;
+batches of two and of four such sequences took the same or more processor time. Where `google-tunix` is installed, its
+GRPO is timed once on the same rows.
 """
 
 from __future__ import annotations
