@@ -67,10 +67,10 @@ def _matrices(params: Any) -> Any:
 
 
 def _muon_axes(params: Any) -> Any:
-    """Name the input and output axis of every layer matrix; layers and heads are matrices of their own."""
+    """Name the input and output axis of every layer matrix; layers, experts and heads are matrices of their own."""
 
     def matrix(axes: tuple[str, ...]) -> optax.contrib.MuonDimensionNumbers | None:
-        inner = [i for i, axis in enumerate(axes) if axis not in ("layers", "heads", "kv_heads")]
+        inner = [i for i, axis in enumerate(axes) if axis not in ("layers", "experts", "heads", "kv_heads")]
         if axes[0] != "layers" or len(inner) < 2:
             return None
         return optax.contrib.MuonDimensionNumbers((inner[0],), (inner[1],))

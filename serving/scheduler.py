@@ -313,7 +313,8 @@ class Scheduler:
     def _decode(self) -> None:
         self._reserve()
         self._constrain()
-        for slot, tokens in self.engine.generate().items():
+        new = any(not job.produced for job in self._running.values())  # whose first token should not wait for others
+        for slot, tokens in self.engine.generate(1 if new else None).items():
             job = self._running[slot]
             try:
                 output = job.take(tokens, self._eos)

@@ -28,11 +28,11 @@ class Faulty(Engine):
             raise ValueError("a bad prompt")
         return super().prefill(prefix)
 
-    def generate(self) -> dict[int, Tokens]:
+    def generate(self, most: int | None = None) -> dict[int, Tokens]:
         if self.fail_round and self.open_slots:
             self.fail_round = False
             raise ValueError("a bad round")
-        return super().generate()
+        return super().generate(most)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,11 @@ def test_more_requests_than_slots_are_all_answered(scheduler: Scheduler) -> None
     asked = [Asked(scheduler, [5 + n] * (n + 1), limit=3 + n) for n in range(7)]
     assert [tokens(one.all()) for one in asked] == [3 + n for n in range(7)]
     assert (scheduler.running, scheduler.waiting) == (0, 0)
+
+
+def test_a_first_token_comes_alone_and_the_others_together(scheduler: Scheduler) -> None:
+    outputs = Asked(scheduler, [6] * 9, limit=10).all()
+    assert [output.tokens for output in outputs] == [1, 8, 1]
 
 
 def test_identical_prompts_at_once_are_run_once(scheduler: Scheduler) -> None:
