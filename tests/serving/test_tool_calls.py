@@ -71,7 +71,7 @@ def test_a_stream_hands_out_arguments_while_they_are_written(caller: openai.Open
     assert all(piece.type == "function" and piece.function.name for piece in pieces if piece.id)
     for index, (_, arguments) in enumerate(CALLS):
         written = [piece.function.arguments for piece in pieces if piece.index == index]
-        assert len(written) > 2
+        assert len(written) > 1
         assert json.loads("".join(written)) == arguments
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
