@@ -85,11 +85,14 @@ def read(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> P
 
     Returns what they found, the first two axes as one.
     """
-    scores = jnp.einsum("erkgd,eksd->ekgrs", q, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
-    top = scores.max(axis=-1)
-    # A query that sees nothing here has the top MASKED; its powers must be 0 all the same.
-    powers = jnp.where(mask[:, None, None], jnp.exp(scores - top[..., None]), 0)
+    rows = jnp.moveaxis(q, 1, 3)
+    # One axis of queries, the last but one: the product then comes as it is used, and is not transposed.
+    scores = jnp.einsum(
+        "ekqd,eksd->ekqs", rows.reshape(*rows.shape[:2], -1, q.shape[-1]), keys, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(mask[:, None, None], scores.reshape(*rows.shape[:-1], -1), MASKED)
+    top = jnp.maximum(scores.max(axis=-1), MASKED / 2)  # so that the powers of a query that sees nothing are 0
+    powers = jnp.exp(scores - top[..., None])
     summed = _product(powers.astype(values.dtype), values)
     found = (jnp.moveaxis(x, 3, 1) for x in (top, powers.sum(axis=-1), summed))
     return Partial(*(x.reshape(-1, *x.shape[2:]) for x in found))
