@@ -22,6 +22,7 @@ C = TypeVar("C", bound=Config)
 HELP = (
     "plan: predict, without any server, what a run takes; schedules: measure each schedule on the same tasks; "
     "serve: servers side by side; record and replay: the traffic of CoMem's agents, and what its steps take elsewhere; "
+    "vllm: our server beside vLLM's; "
     "train: time a gradient over a shared trunk against separate sequences; "
     "consistency: judge memory models by what the agent does on their summaries."
 )
@@ -121,6 +122,20 @@ def _replay(args: argparse.Namespace) -> None:
     print(f"Written to {config.out}: config.yaml, results.json, table.md")
 
 
+def _vllm(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from serving.versus import VersusConfig, versus, write_versus
+
+    config = _configured(VersusConfig, args)
+    with Progress() as progress:
+        bar = progress.add_task("rounds", total=config.rounds)
+        results = versus(config, lambda: progress.advance(bar))
+    command = " ".join(["comem bench vllm --config", args.config, *args.overrides])
+    print(write_versus(config, command, results))
+    print(f"Written to {config.out}: config.yaml, results.json, table.md")
+
+
 def _train(args: argparse.Namespace) -> None:
     from rl.bench import bench_train, parse_shape
 
@@ -183,6 +198,7 @@ BENCHES = {
     "serve": _serve,
     "record": _record,
     "replay": _replay,
+    "vllm": _vllm,
     "train": _train,
     "consistency": _consistency,
 }
