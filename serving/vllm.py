@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -20,14 +19,16 @@ PYTHON = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}  # space in GiB
 # Sampling settings that a folder brings along would change what is compared.
 OPTIONS = ("--served-model-name", "model", "--dtype", "float32", "--generation-config", "vllm")
+OPTIONS += ("--enable-prompt-tokens-details",)  # what its prefix cache had
 # Without these it refuses what a CoMem agent asks: an answer with or without a tool call.
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+GUARD = "cat; kill -KILL -$0"  # once standard input is closed, ends the processes of the session it is given
 STOP = 20.0  # seconds at most
 TAIL = 3000  # characters of the log shown where a server does not come up
 
 
 class VllmProcess:
-    """vLLM on one CPU core in float32, ready when the block is entered and gone when it is left.
+    """vLLM on one CPU core in float32, ready when the block is entered and gone when it is left, or this process ends.
 
     `model` is a Hugging Face folder, served under the name `model`. All of its processes are pinned to the core `cpu`.
     With `eager` it does not compile, and is ready sooner. `options` are further words of its command line, `log` the
@@ -51,6 +52,7 @@ class VllmProcess:
         self.url = ""
         self._cpu, self._timeout = cpu, timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *OPTIONS]
         self._command += [*TOOLS, *(["--enforce-eager"] if eager else []), *options, "--host", "127.0.0.1", "--port"]
 
@@ -63,6 +65,8 @@ class VllmProcess:
                 [*self._command, str(port)], env=_environment(self._cpu), stdout=log, stderr=log, start_new_session=True
             )
         os.sched_setaffinity(self._process.pid, {self._cpu})  # those processes inherit it
+        guard = ["sh", "-c", GUARD, str(self._process.pid)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             self._wait(f"http://127.0.0.1:{port}/health", deadline)
         except BaseException:
@@ -72,13 +76,12 @@ class VllmProcess:
 
     def stop(self) -> None:
         """End the server, and by force whatever of its session is left."""
-        if self._process is None:
+        if self._process is None or self._guard is None:
             return
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._guard.communicate()
         self._process.wait()
 
     def __enter__(self) -> VllmProcess:
