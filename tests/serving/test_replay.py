@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from comem_jax.cli import main
+from comem_jax.errors import UserError
 from serving.replay import Pair, ReplayConfig, Replayed, replay, replay_table, summary
 from serving.running import RunningServer
 from serving.traffic import Call, Kind, write_traffic
@@ -70,13 +71,13 @@ def test_pairs_are_replayed_in_turns(server: RunningServer, tmp_path: Path, caps
     assert 0 < lines["other"]["step_median"] <= lines["other"]["step_p90"]
 
 
-def test_an_answer_of_another_length_is_no_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_answer_of_another_length_is_no_replay(tmp_path: Path) -> None:
     file = tmp_path / "traffic.jsonl.gz"
     write_traffic([[call("step", None, "x", max_tokens=7)]], file)
     with serving(lambda body: answer()) as server:
-        pairs = f"pairs={{one: {{agent: '{server.url}', memory: '{server.url}'}}}}"
-        assert main(["bench", "replay", "--config", str(CONFIG), pairs, f"traffic={file}", f"out={tmp_path}"]) == 2
-    assert "answered 3 tokens where 7 were asked for" in capsys.readouterr().err
+        pairs = {"one": Pair(agent=server.url, memory=server.url)}
+        with pytest.raises(UserError, match="answered 3 tokens where 7 were asked for"):
+            await replay(ReplayConfig(traffic=file, pairs=pairs, out=tmp_path))
 
 
 def test_ratios_are_those_within_a_repeat() -> None:

@@ -105,7 +105,7 @@ def test_the_kept_traffic_is_that_of_16_agents() -> None:
         assert all(call.after is None or call.after < number for number, call in enumerate(calls))
 
 
-def test_the_command_records_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_records_an_evaluation(tmp_path: Path) -> None:
     moves = moves_of(0, TASKS)
     with serving(lambda body: script(moves, body)) as agent, serving(lambda body: script(moves, body)) as memory:
         urls = [f"agent.url={agent.url}", f"memory.url={memory.url}"]
@@ -113,7 +113,6 @@ def test_the_command_records_an_evaluation(tmp_path: Path, capsys: pytest.Captur
         assert main(["bench", "record", "--config", str(CONFIGS / "record.yaml"), *urls, *changes]) == 0
     sessions = read_traffic(tmp_path / "traffic.jsonl.gz")
     calls = [call for session in sessions for call in session]
-    assert f"{len(calls)} calls are recorded" in capsys.readouterr().out
     assert len(sessions) == TASKS
     assert len([call for call in calls if call.kind == "step"]) == sum(map(len, moves.values()))
     asked = {"agent": agent.bodies, "memory": memory.bodies}
