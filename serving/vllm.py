@@ -17,11 +17,10 @@ from comem_jax.errors import UserError
 
 PYTHON = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}  # space in GiB
-# Sampling settings that a folder brings along would change what is compared.
-OPTIONS = ("--served-model-name", "model", "--dtype", "float32", "--generation-config", "vllm")
-OPTIONS += ("--enable-prompt-tokens-details",)  # what its prefix cache had
+# Sampling settings that a folder brings along would change what is compared. It tells what its prefix cache had.
+OPTIONS = "--served-model-name model --dtype float32 --generation-config vllm --enable-prompt-tokens-details".split()
 # Without these it refuses what a CoMem agent asks: an answer with or without a tool call.
-TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes".split()
 GUARD = "cat; kill -KILL -$0"  # once standard input is closed, ends the processes of the session it is given
 STOP = 20.0  # seconds at most
 TAIL = 3000  # characters of the log shown where a server does not come up

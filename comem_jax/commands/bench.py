@@ -22,7 +22,7 @@ C = TypeVar("C", bound=Config)
 HELP = (
     "plan: predict, without any server, what a run takes; schedules: measure each schedule on the same tasks; "
     "serve: servers side by side; record and replay: the traffic of CoMem's agents, and what its steps take elsewhere; "
-    "vllm: our server beside vLLM's; "
+    "vllm: our server beside vLLM's; engine: a step of decoding against context and rows; "
     "train: time a gradient over a shared trunk against separate sequences; "
     "consistency: judge memory models by what the agent does on their summaries."
 )
@@ -136,6 +136,19 @@ def _vllm(args: argparse.Namespace) -> None:
     print(f"Written to {config.out}: config.yaml, results.json, table.md")
 
 
+def _engine(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from serving.curves import EngineBenchConfig, bench_engine, curves_table, write_curves
+
+    config = _configured(EngineBenchConfig, args)
+    with Progress() as progress:
+        bar = progress.add_task("rounds", total=len(config.settings) * (config.repeats + 1))
+        measured = bench_engine(config, lambda: progress.advance(bar))
+    print(curves_table(write_curves(config, *measured)))
+    print(f"Written to {config.out}: config.yaml, results.json, table.md, curves.png")
+
+
 def _train(args: argparse.Namespace) -> None:
     from rl.bench import bench_train, parse_shape
 
@@ -199,6 +212,7 @@ BENCHES = {
     "record": _record,
     "replay": _replay,
     "vllm": _vllm,
+    "engine": _engine,
     "train": _train,
     "consistency": _consistency,
 }
