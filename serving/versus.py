@@ -28,24 +28,34 @@ from serving.replay import Pair, Replay, ReplayConfig, replay, replay_table
 from serving.replay import summary as replay_summary
 from serving.vllm import VllmProcess
 
-SIDES = ("vllm", "vllm eager", "comem")  # what is compared with the first
+OURS = "comem"
 
 
 class VersusConfig(Config):
-    """Which model folders both servers serve, what they are asked, and how many `slots` ours has."""
+    """Which model folders are served, what the servers are asked, and how many `slots` ours has.
+
+    `vllm` has words of vLLM's command line by the name of a side; ours, and its other sides, are compared with the
+    first.
+    """
 
     agent: Path
     memory: Path
+    vllm: dict[str, list[str]] = Field(min_length=1)
     load: Load
     replay: Replay
     slots: int = Field(32, ge=1)
     out: Path
 
     @property
+    def sides(self) -> list[str]:
+        """What is measured."""
+        return [*self.vllm, OURS]
+
+    @property
     def rounds(self) -> int:
         """How many rounds there are."""
         loads = len(self.load.requests) * (self.load.repeats + 1)
-        return len(SIDES) * (loads + self.replay.repeats + 1)
+        return len(self.sides) * (loads + self.replay.repeats + 1)
 
 
 def versus(config: VersusConfig, on_round: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -58,13 +68,13 @@ def versus(config: VersusConfig, on_round: Callable[[], None] = lambda: None) ->
         raise UserError("comem bench vllm needs two cores: one for a server, one for its client")
     conditions, out = measured(), config.out
     with ExitStack() as stack:
-        urls = {side: _start(side, config.agent, cores[0], config, stack) for side in SIDES}
-        conditions["vllm"] = _version(urls["vllm"])
+        urls = {side: _start(side, config.agent, cores[0], config, stack) for side in config.sides}
+        conditions["vllm"] = _version(urls[config.sides[0]])
         load = ServeBenchConfig(servers=urls, out=out, **config.load.model_dump())
         with _pinned(cores[1]):
             loads = asyncio.run(bench_serve(load, on_round))
-        memories = {side: _start(side, config.memory, cores[1], config, stack) for side in SIDES}
-        pairs = {side: Pair(agent=urls[side], memory=memories[side]) for side in SIDES}
+        memories = {side: _start(side, config.memory, cores[1], config, stack) for side in config.sides}
+        pairs = {side: Pair(agent=urls[side], memory=memories[side]) for side in config.sides}
         traffic = ReplayConfig(pairs=pairs, out=out, **config.replay.model_dump())
         replays = asyncio.run(replay(traffic, on_round))
     return {
@@ -86,9 +96,9 @@ def write_versus(config: VersusConfig, command: str, results: dict[str, Any]) ->
 
 def _start(side: str, model: Path, core: int, config: VersusConfig, stack: ExitStack) -> str:
     """Start a server that ends with the stack, and return its URL."""
-    if side == "comem":
+    if side == OURS:
         return stack.enter_context(ServerProcess(model, cpu=core, slots=config.slots)).url
-    return stack.enter_context(VllmProcess(model, cpu=core, eager=side == "vllm eager")).url
+    return stack.enter_context(VllmProcess(model, *config.vllm[side], cpu=core)).url
 
 
 def _version(url: str) -> str:

@@ -21,6 +21,7 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_US
 OPTIONS = "--served-model-name model --dtype float32 --generation-config vllm --enable-prompt-tokens-details".split()
 # Without these it refuses what a CoMem agent asks: an answer with or without a tool call.
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes".split()
+EAGER = "--enforce-eager"
 GUARD = "cat; kill -KILL -$0"  # once standard input is closed, ends the processes of the session it is given
 STOP = 20.0  # seconds at most
 TAIL = 3000  # characters of the log shown where a server does not come up
@@ -30,7 +31,7 @@ class VllmProcess:
     """vLLM on one CPU core in float32, ready when the block is entered and gone when it is left, or this process ends.
 
     `model` is a Hugging Face folder, served under the name `model`. All of its processes are pinned to the core `cpu`.
-    With `eager` it does not compile, and is ready sooner. `options` are further words of its command line, `log` the
+    `options` are further words of its command line: with `EAGER` it does not compile, and is ready sooner. `log` is the
     file its log goes to, by default one in a new temporary folder. `timeout` bounds the start, in seconds. Raises
     `UserError` where `python` is no environment.
     """
@@ -40,7 +41,6 @@ class VllmProcess:
         model: str | Path,
         *options: str,
         cpu: int = 0,
-        eager: bool = False,
         log: str | Path | None = None,
         timeout: float = 600.0,
         python: str | Path = PYTHON,
@@ -53,7 +53,7 @@ class VllmProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *OPTIONS]
-        self._command += [*TOOLS, *(["--enforce-eager"] if eager else []), *options, "--host", "127.0.0.1", "--port"]
+        self._command += [*TOOLS, *options, "--host", "127.0.0.1", "--port"]
 
     def start(self) -> None:
         """Start the server and wait until it is ready; raises `RuntimeError`, with the end of the log, if it is not."""

@@ -23,7 +23,7 @@ from comem_jax.models import Qwen3, load
 from envs.pocket.weights import MEMORY, MEMORY_SFT, TOKENIZER
 from rl.sft import SFTConfig, train
 from rl.sources import pocket_trajectory
-from serving.vllm import PYTHON, VllmProcess
+from serving.vllm import EAGER, PYTHON, VllmProcess
 from tests.rl.test_export import trained
 from tests.rl.test_sft import write_config
 
@@ -53,7 +53,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def url(served: tuple[Qwen3, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with VllmProcess(served[1], eager=True, log=tmp_path_factory.mktemp("vllm") / "server.log") as server:
+    with VllmProcess(served[1], EAGER, log=tmp_path_factory.mktemp("vllm") / "server.log") as server:
         yield server.url
 
 

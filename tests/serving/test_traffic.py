@@ -31,7 +31,8 @@ def test_a_step_waits_for_the_step_before_and_a_background_call_for_what_ended_l
         heard("memory", "a", 11.5, 13.5),  # launched after the first step
         heard("agent", "a", 11.75, 12.5),
         heard("agent", "a", 13.0, 14.5),  # sent while the summary was being written
-        heard("agent", "a", 13.625, 14.0, most=1),  # warmed for the summary as soon as there was one
+        heard("agent", "a", 13.625, 14.75, most=1),  # warmed for the summary as soon as there was one
+        heard("agent", "a", 15.0, 16.0),  # sent after that has ended, which it did not wait for
     ]
     sessions = sessions_of([heard("agent", "b", 10.25, 20.0), *reversed(own)])
     assert [(call.kind, call.steps, call.after, call.gap) for call in sessions[0]] == [
@@ -40,6 +41,7 @@ def test_a_step_waits_for_the_step_before_and_a_background_call_for_what_ended_l
         ("step", 1, 0, 0.75),
         ("step", 2, 2, 0.5),
         ("prefill", 2, 1, 0.125),
+        ("step", 3, 3, 0.5),
     ]
     assert [(call.session, call.after, call.gap) for call in sessions[1]] == [(1, None, 0.25)]
     assert sessions[0][3].body == {"messages": own[3].body["messages"], "max_tokens": 5, "ignore_eos": True}
@@ -68,9 +70,7 @@ def test_a_file_holds_the_same_calls(tmp_path: Path) -> None:
     file = tmp_path / "new" / "traffic.jsonl.gz"
     write_traffic(sessions, file)
     assert read_traffic(file) == sessions
-    before = file.read_bytes()
-    write_traffic(read_traffic(file), file)
-    assert file.read_bytes() == before
+    assert file.read_bytes()[4:8] == bytes(4)  # no time of writing, so that the same calls make the same bytes
 
 
 @pytest.mark.parametrize(
