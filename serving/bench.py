@@ -9,11 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 
 from comem_jax.errors import UserError
 
 PATIENCE = 600.0  # seconds for one answer
+IDLE_SECONDS = 4.0  # that a connection is kept for: less than the 5 after which common servers close theirs
 
 
 class BenchClient:
@@ -21,7 +23,11 @@ class BenchClient:
 
     def __init__(self, url: str) -> None:
         self.url, self.model = url, ""
-        self.openai = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_SECONDS)
+        kept = openai.DefaultAsyncHttpxClient(limits=limits)
+        self.openai = openai.AsyncOpenAI(
+            base_url=url, api_key="none", max_retries=0, timeout=PATIENCE, http_client=kept
+        )
 
     async def find_model(self) -> None:
         """Ask which model there is; raises `UserError` where no server answers."""
