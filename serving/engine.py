@@ -116,7 +116,7 @@ class Engine:
         mesh: Mesh | None = None,
     ) -> None:
         self.slots, self.window, self.steps = slots, window, min(steps, PAGE)
-        self.chunk = max(SHORTEST_CHUNK, chunk)
+        self.chunk = max(SHORTEST_CHUNK, min(chunk, window))
         self.vocabulary = model.config.vocab_size
         self._eos = frozenset(eos_ids)
         graphdef, self._params = nnx.split(model)
