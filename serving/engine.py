@@ -32,6 +32,7 @@ from serving.sampling import Noise, Tastes
 from serving.scores import PromptScores
 
 PAGE = 16  # tokens
+COPIED = 4  # tokens of part of a page, at least: to run fewer takes less than to copy them
 SHORTEST_CHUNK = 32
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Engine:
         self.vocabulary = model.config.vocab_size
         self._eos = frozenset(eos_ids)
         graphdef, self._params = nnx.split(model)
-        self.store = PageStore(pages or slots * -(-window // PAGE), PAGE)
+        self.store = PageStore(pages or slots * -(-window // PAGE), PAGE, COPIED)
         # The page past the last takes what finished rows and padding write, so that it never lands on a live token.
         dtype = dtype or model.embedding[...].dtype
         new_pages = partial(init_pages, model.config, self.store.pages + 1, PAGE, dtype)
@@ -241,12 +242,12 @@ class Engine:
         self._state.masked[slot] = 1
         return self._allowed[slot]
 
-    def generate(self, most: int | None = None) -> dict[int, Tokens]:
-        """Take every open slot up to `most` tokens on (by default `steps`); one that is done is closed.
+    def generate(self, most: int | None = None, slots: Sequence[int] | None = None) -> dict[int, Tokens]:
+        """Take open `slots` (by default all) up to `most` tokens on (by default `steps`); one that is done is closed.
 
-        Every open slot must have its pages reserved. Returns tokens by slot.
+        Every one of them must have its pages reserved. Returns tokens by slot.
         """
-        slots = self.open_slots
+        slots = self.open_slots if slots is None else list(slots)
         if not slots:
             return {}
         most = self.steps if most is None else most

@@ -54,10 +54,13 @@ class _Content(NamedTuple):
 
 
 class PageStore:
-    """The pages of one key-value store; sequences begin, grow and end in it."""
+    """The pages of one key-value store; sequences begin, grow and end in it.
 
-    def __init__(self, pages: int, size: int) -> None:
-        self.pages, self.size = pages, size
+    Part of a page is copied where it has at least `fewest` tokens that serve.
+    """
+
+    def __init__(self, pages: int, size: int, fewest: int = 1) -> None:
+        self.pages, self.size, self._fewest = pages, size, fewest
         self.clear()
 
     def clear(self) -> None:
@@ -113,7 +116,7 @@ class PageStore:
         number = sequence.held // self.size
         rest = sequence.tokens[sequence.held : min(sequence.held + self.size, len(sequence.tokens) - 1)]
         source, common = self._most_alike(self._before(sequence, number), rest)
-        if not common or not (self.free or number < len(sequence.pages)):
+        if common < self._fewest or not (self.free or number < len(sequence.pages)):
             return None
         self._hold(source)  # so that it is not taken itself
         if number == len(sequence.pages):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,14 @@ from serving.text import TokenBytes
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 QUANTIZATIONS = ("none", "int8")
+CACHE_DTYPES = {"auto": None, **DTYPES, "int8": jnp.int8}
 LOAD_FORMATS = ("auto", "dummy")
+CHOICES: dict[str, Collection[str]] = {
+    "dtype": DTYPES,
+    "quantize": QUANTIZATIONS,
+    "load_format": LOAD_FORMATS,
+    "kv_cache_dtype": CACHE_DTYPES,
+}
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
 QUEUE = 256
 RESTARTS, RESTART_WINDOW = 3, 600.0  # so many in so many seconds; an engine that dies more often stays dead
@@ -46,8 +53,9 @@ class ServeOptions:
     together; None for the model's positions, 4096 at most), for how many tokens keys and values are kept, for requests
     under way and for prompts to come (`cache`; None for every slot's whole window), and the weights' `dtype` ("float32"
     or "bfloat16"). With `quantize` "int8" weights are kept as int8, and `dtype` is that of all else; with `load_format`
-    "dummy" they are random, and the folder needs none. `mesh` has the sizes of "tensor", over how many devices a model
-    is parted, and of "data", how many there are, each with `slots` and `cache` of its own; None is one device.
+    "dummy" they are random, and the folder needs none. Keys and values are kept as `kv_cache_dtype`: "auto" is `dtype`,
+    and "int8" has a scale for every token and head. `mesh` has the sizes of "tensor", over how many devices a model is
+    parted, and of "data", how many there are, each with `slots` and `cache` of its own; None is one device.
     """
 
     model: Path
@@ -59,6 +67,7 @@ class ServeOptions:
     dtype: str = "float32"
     quantize: str = "none"
     load_format: str = "auto"
+    kv_cache_dtype: str = "auto"
     mesh: Mapping[str, int] | None = None
 
     @property
@@ -74,7 +83,7 @@ class Service:
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        for name, valid in (("dtype", DTYPES), ("quantize", QUANTIZATIONS), ("load_format", LOAD_FORMATS)):
+        for name, valid in CHOICES.items():
             if (value := getattr(options, name)) not in valid:
                 raise UserError(f"there is no {name} {value!r}{nearest(value, valid)}")
         self._options = options
@@ -181,10 +190,11 @@ class Service:
     def _load_replica(self, mesh: Mesh | None) -> Scheduler:
         options, eos = self._options, self.format.eos_ids
         dtype = DTYPES[options.dtype]
+        cache_dtype = CACHE_DTYPES[options.kv_cache_dtype] or dtype
         pages = None if options.cache is None else -(-options.cache // PAGE)
         model = self._model(dtype, mesh)
         engine = Engine(
-            model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=dtype, mesh=mesh
+            model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=cache_dtype, mesh=mesh
         )
         engine.warm_up()
         return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -64,10 +64,10 @@ class Mortal(Engine):
 
     dying = False
 
-    def generate(self, most: int | None = None) -> dict[int, Tokens]:
+    def generate(self, most: int | None = None, slots: Sequence[int] | None = None) -> dict[int, Tokens]:
         if self.dying and self.open_slots:
             raise ValueError("the device is gone")
-        return super().generate(most)
+        return super().generate(most, slots)
 
     def reset(self) -> None:
         if self.dying:
