@@ -23,7 +23,11 @@ from serving.running import start_server
 from tests.serving.test_mesh import FLAGS
 from tests.serving.test_signals import Served
 
-PROMPTS = ["the quick brown fox", "naïve café 東京", "jumps over", "the lazy dog said: the quick"]
+PROMPTS = [
+    "QWERTYUIOPASDFGHJKLZXCVB",
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "THE LAZY DOG: THE QUICK",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def parted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(parted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("XLA_FLAGS", FLAGS)
-    served = Served(parted, tmp_path / "log", "--mesh", "tensor=4,data=2")
+    served = Served(parted, tmp_path / "log", "--mesh", "tensor=4,data=2", "--cache", "640")
     yield served
     served.process.kill()
     served.process.wait()
@@ -71,7 +75,7 @@ def test_eight_devices_answer_as_one(served: Served, parted: Path) -> None:
             expected, expected_logprobs, _ = answers(client)
     assert tokens == expected
     np.testing.assert_allclose(logprobs, expected_logprobs, rtol=0, atol=1e-4)
-    assert all(count > 0 for count in cached[len(PROMPTS) :])
+    assert min(cached[len(PROMPTS) :]) >= 16, cached  # a prompt that grew goes back to its pages
     metrics = httpx.get(served.url.removesuffix("/v1") + "/metrics").text
     counted = dict(re.findall(r"^(vllm:\w+)\{model_name=\"tiny\"\} (\S+)$", metrics, re.MULTILINE))
     assert float(counted["vllm:generation_tokens_total"]) == 6 * 2 * len(PROMPTS)
