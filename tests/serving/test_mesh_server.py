@@ -23,11 +23,7 @@ from serving.running import start_server
 from tests.serving.test_mesh import FLAGS
 from tests.serving.test_signals import Served
 
-PROMPTS = [
-    "QWERTYUIOPASDFGHJKLZXCVB",
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-    "THE LAZY DOG: THE QUICK",
-]
+PROMPTS = ["QWERTYUIOPASDFGHJKLZXCVB", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "THE LAZY DOG: THE QUICK"]
 
 
 @pytest.fixture(scope="module")
