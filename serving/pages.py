@@ -99,6 +99,18 @@ class PageStore:
         copy = self._find_part(sequence)
         return Found(sequence.held - begun, copy)
 
+    def estimate(self, tokens: Tokens) -> int:
+        """Return how many of a prompt's first tokens stand in the index now, page by page; nothing is held for it.
+
+        Any thread may ask: an answer may be out of date when it comes, and is never wrong about anything but that.
+        """
+        sequence = Sequence(tokens)
+        for end in range(self.size, len(tokens), self.size):
+            if (key := self._digest(sequence, end)) not in self._full:
+                break
+            sequence.keys.append(key)
+        return len(sequence.keys) * self.size
+
     def _find_part(self, sequence: Sequence) -> tuple[int, int] | None:
         """Let a sequence go on with part of a page, which is to be copied to one of its own."""
         number = sequence.held // self.size

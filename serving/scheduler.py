@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -143,6 +144,38 @@ class Job:
         return len(self.prefix.sequence.tokens) - self.prefix.sequence.held
 
 
+class Driver(Protocol):
+    """What answers requests: a `Scheduler`, which says what each of these means, or several behind one."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+
+    @property
+    def running(self) -> int:
+        """How many requests have a slot."""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+
+    @property
+    def usage(self) -> float:
+        """The share of the cache's pages that requests hold, 0 to 1."""
+
+    def submit(self, generation: Generation, deliver: Callable[[Output], None]) -> Any:
+        """Queue a generation; returns what `cancel` takes."""
+
+    def cancel(self, job: Any) -> None:
+        """Give a generation up."""
+
+    def stop(self) -> None:
+        """End what `run` does."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+
 class Scheduler:
     """Runs generations on an engine. `run` is the engine thread's loop; the rest is for other threads."""
 
@@ -159,6 +192,11 @@ class Scheduler:
         self._turn = 0
         self._stopping = False
         self._door = threading.Lock()  # nothing is put into the inbox after it was emptied for the last time
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return not self._stopping
 
     @property
     def running(self) -> int:
@@ -394,7 +432,7 @@ class Scheduler:
         self._stopping = True
 
 
-async def stream(scheduler: Scheduler, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:
+async def stream(scheduler: Driver, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:
     """Yield the outputs of several generations as they come, each with its generation's index.
 
     Whoever stops listening (`aclose`, cancellation) cancels what is not finished.

@@ -23,7 +23,7 @@ from serving.grammar import Grammar
 from serving.handlers import failure, handle_errors
 from serving.middleware import BoundBody, CountAnswers, RequireKey
 from serving.protocol import ChatRequest, CompletionRequest
-from serving.scheduler import Generation, Scheduler, stream
+from serving.scheduler import Driver, Generation, stream
 from serving.service import Service
 
 CLIENT_GONE = 499  # nginx's number for a client that went away
@@ -116,7 +116,7 @@ def _text(service: Service, prompt: str | list[int]) -> str:
 
 async def _answer(
     service: Service,
-    scheduler: Scheduler,
+    scheduler: Driver,
     body: ChatRequest | CompletionRequest,
     prompts: list[list[int]],
     form: ChatForm | TextForm,
@@ -142,7 +142,7 @@ async def _answer(
 
 
 async def _events(
-    service: Service, scheduler: Scheduler, generations: list[Generation], answer: Answer, usage: bool
+    service: Service, scheduler: Driver, generations: list[Generation], answer: Answer, usage: bool
 ) -> AsyncIterator[str]:
     """Yield the server-sent events of a streamed answer."""
     async with aclosing(stream(scheduler, generations)) as outputs:
@@ -223,7 +223,7 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
-def _admitted(service: Service, body: ChatRequest | CompletionRequest, ticket: Ticket) -> Scheduler:
+def _admitted(service: Service, body: ChatRequest | CompletionRequest, ticket: Ticket) -> Driver:
     """Take places for a request's answers; raises `ApiError` where there is no such model, no engine or no place."""
     _check_model(service, body.model)
     if (scheduler := service.scheduler) is None:

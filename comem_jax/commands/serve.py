@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-format", default="auto", metavar="FORMAT", help=dummy)
     kept = "dtype of kept keys and values: auto is --dtype, float32, bfloat16, or int8 (default: %(default)s)"
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="DTYPE", help=kept)
+    mesh = "devices to use: tensor of them for each copy of the model, and data copies (default: one device)"
+    parser.add_argument("--mesh", metavar="tensor=N,data=M", help=mesh)
     parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
     grace = "after SIGTERM, for answers under way; a second SIGTERM ends at once (default: %(default)s)"
     parser.add_argument("--grace", type=float, default=GRACE, metavar="SECONDS", help=grace)
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises what ended the engine where it died too often to be begun again.
     """
+    from serving.meshes import read_mesh
     from serving.running import start_server
 
     if args.api_key == "":
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stop_with_stdin:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
     options = {name: getattr(args, name) for name in OPTIONS}
+    options["mesh"] = read_mesh(args.mesh) if args.mesh is not None else None
     server = start_server(args.model, args.port, api_key=args.api_key or os.environ.get(API_KEY), **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from comem_jax.models.attention import MASKED
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.quantize import to_int8
+from comem_jax.models.sharding import on_each_device
 
 FEW = 8  # queries of one kv head
 
@@ -87,8 +88,17 @@ def packed(keys: jax.Array, values: jax.Array, dtype: Any) -> Pages:
 
 
 def read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
-    """Let queries `q` `[q, k, g, d]`, scaled, read pages of one layer, on top of what they read `before`."""
+    """Let queries `q` `[q, k, g, d]`, scaled, read pages of one layer, on top of what they read `before`.
 
+    On a mesh every device reads the pages of its own kv heads.
+    """
+    heads, whole = ("whole", "kv_heads"), ()
+    read_own = on_each_device(_read_pages, (heads, ("layers", *heads), whole, whole, heads), heads)
+    partial: Partial = read_own(q, pages, layer, reads, before)
+    return partial
+
+
+def _read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
     def chunk(number: jax.Array, partial: Partial) -> Partial:
         places, valid = reads.pages[number], reads.valid[number]
         found = jax.tree.map(lambda x: _gather(x, layer, places), pages)
