@@ -113,7 +113,8 @@ class Job:
             output.tokens += 1
             output.text += self._stops.push(self._detokenizer.push(token))
             if self._stops.stopped or (token in self.generation.stop_ids and len(self.produced) > sampling.least):
-                output.text += self._stops.flush()  # empty after a stop string
+                if not self._stops.stopped:
+                    output.text += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
                 output.finish = "stop"
                 break
         if output.finish is None and tokens.done:

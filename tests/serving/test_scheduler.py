@@ -202,3 +202,11 @@ def test_a_stopped_scheduler_answers_everyone(scheduler: Scheduler) -> None:
     assert all(one.all()[-1].last for one in asked)
     late = Asked(scheduler, [5] * 4)
     assert late.all()[-1].last
+
+
+def test_a_stop_token_within_a_character_leaves_what_there_is_of_it(tokenizer: Tokenizer) -> None:
+    tokens = TokenBytes(tokenizer)
+    half = next(token for token, text in enumerate(tokens.text) if text == "日".encode()[:1])
+    job = Job(Generation([3], 9, stop_ids=frozenset({half})), tokens, lambda _: None)
+    output = job.take(Tokens([half, 3], done=False), frozenset())
+    assert (output.text, output.tokens, output.finish) == ("\ufffd", 1, "stop")
