@@ -8,16 +8,13 @@ again later, from the tokens it has. Answers go to whoever asked through a callb
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -120,6 +117,22 @@ class Job:
             count = output.tokens
             output.ids, output.logprobs, output.top = tokens.ids[:count], tokens.logprobs[:count], tokens.top[:count]
         return output
+
+    def account(self, output: Output, metrics: Metrics) -> None:
+        """Count an output that is about to be delivered."""
+        now = time.perf_counter()
+        if output.tokens:
+            if self.first is None:
+                self.first = now
+                metrics.first_token(now - self.submitted)
+            metrics.generated(output.tokens, None if self.latest is None else now - self.latest)
+            self.latest = now
+        if output.last:
+            metrics.finished(output.finish or "error", now - self.submitted)
+        if output.last and self.first is not None:
+            metrics.answer(len(self.produced))
+            if len(self.produced) > 1:
+                metrics.per_token((now - self.first) / (len(self.produced) - 1))
 
     @property
     def scored(self) -> ScoredPrompt | None:
@@ -321,23 +334,10 @@ class Scheduler:
             except Exception as error:
                 log.exception("a request failed")
                 output = Output(error=error)
-            self._account(job, output)
+            job.account(output, self._metrics)
             if output.last:
                 self._leave(job)
             job.deliver(output)
-
-    def _account(self, job: Job, output: Output) -> None:
-        now = time.perf_counter()
-        if job.first is None:
-            job.first = now
-            self._metrics.first_token(now - job.submitted)
-        self._metrics.generated(output.tokens, None if job.latest is None else now - job.latest)
-        job.latest = now
-        if output.last:
-            self._metrics.finished(output.finish or "error", now - job.submitted)
-            self._metrics.answer(len(job.produced))
-            if len(job.produced) > 1:
-                self._metrics.per_token((now - job.first) / (len(job.produced) - 1))
 
     def _leave(self, job: Job) -> None:
         """Free a running answer's slot and its pages."""
@@ -373,27 +373,3 @@ class Scheduler:
 
     def _stop(self) -> None:
         self._stopping = True
-
-
-async def stream(scheduler: Scheduler, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:
-    """Yield the outputs of several generations as they come, each with its generation's index.
-
-    Whoever stops listening (`aclose`, cancellation) cancels what is not finished.
-    """
-    loop = asyncio.get_running_loop()
-    outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
-
-    def deliver(index: int, output: Output) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-            loop.call_soon_threadsafe(outputs.put_nowait, (index, output))
-
-    jobs = {index: scheduler.submit(one, partial(deliver, index)) for index, one in enumerate(generations)}
-    try:
-        while jobs:
-            index, output = await outputs.get()
-            if output.last:
-                del jobs[index]
-            yield index, output
-    finally:
-        for job in jobs.values():
-            scheduler.cancel(job)

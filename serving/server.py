@@ -17,13 +17,14 @@ from openai.types.chat import ChatCompletion
 from comem_jax.errors import UserError
 from serving.admission import Ticket, unavailable
 from serving.answers import Answer, ChatForm, TextForm
+from serving.drivers import Driver, stream
 from serving.engine import Sampling
 from serving.errors import ApiError, ErrorBody
 from serving.grammar import Grammar
 from serving.handlers import failure, handle_errors
 from serving.middleware import BoundBody, CountAnswers, RequireKey
 from serving.protocol import ChatRequest, CompletionRequest
-from serving.scheduler import Generation, Scheduler, stream
+from serving.scheduler import Generation
 from serving.service import Service
 
 CLIENT_GONE = 499  # nginx's number for a client that went away
@@ -116,13 +117,13 @@ def _text(service: Service, prompt: str | list[int]) -> str:
 
 async def _answer(
     service: Service,
-    scheduler: Scheduler,
+    scheduler: Driver,
     body: ChatRequest | CompletionRequest,
     prompts: list[list[int]],
     form: ChatForm | TextForm,
 ) -> Response:
     for prompt in prompts:
-        _check_prompt(service, prompt)
+        check_prompt(service, prompt)
     _check_ids(service, "logit_bias", [int(name) for name in body.logit_bias])
     grammar = await _grammar(service, body)
     generations = [
@@ -142,7 +143,7 @@ async def _answer(
 
 
 async def _events(
-    service: Service, scheduler: Scheduler, generations: list[Generation], answer: Answer, usage: bool
+    service: Service, scheduler: Driver, generations: list[Generation], answer: Answer, usage: bool
 ) -> AsyncIterator[str]:
     """Yield the server-sent events of a streamed answer."""
     async with aclosing(stream(scheduler, generations)) as outputs:
@@ -223,7 +224,7 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
-def _admitted(service: Service, body: ChatRequest | CompletionRequest, ticket: Ticket) -> Scheduler:
+def _admitted(service: Service, body: ChatRequest | CompletionRequest, ticket: Ticket) -> Driver:
     """Take places for a request's answers; raises `ApiError` where there is no such model, no engine or no place."""
     _check_model(service, body.model)
     if (scheduler := service.scheduler) is None:
@@ -238,7 +239,8 @@ def _check_model(service: Service, model: str) -> None:
         raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def _check_prompt(service: Service, prompt: list[int]) -> None:
+def check_prompt(service: Service, prompt: list[int]) -> None:
+    """Raise `ApiError` for a prompt that is empty, does not fit the window or has ids beyond the vocabulary."""
     if not prompt:
         raise ApiError(400, "The prompt is empty.", param="prompt")
     if len(prompt) >= service.window:

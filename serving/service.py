@@ -18,8 +18,10 @@ from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3, Qwen3Config, load
 from comem_jax.models.loading import load_dummy
 from serving.admission import Admission
+from serving.drivers import DRIVERS, Driver
 from serving.engine import PAGE, Engine
 from serving.grammar import Grammars
+from serving.jetstream import require_jetstream
 from serving.metrics import Metrics
 from serving.scheduler import Scheduler
 from serving.text import TokenBytes
@@ -27,6 +29,7 @@ from serving.text import TokenBytes
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 QUANTIZATIONS = ("none", "int8")
 LOAD_FORMATS = ("auto", "dummy")
+CHOICES = {"dtype": DTYPES, "quantize": QUANTIZATIONS, "load_format": LOAD_FORMATS, "driver": DRIVERS}
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
 QUEUE = 256
 RESTARTS, RESTART_WINDOW = 3, 600.0  # so many in so many seconds; an engine that dies more often stays dead
@@ -41,7 +44,8 @@ class ServeOptions:
     together; None for the model's positions, 4096 at most), for how many tokens keys and values are kept, for requests
     under way and for prompts to come (`cache`; None for every slot's whole window), and the weights' `dtype` ("float32"
     or "bfloat16"). With `quantize` "int8" weights are kept as int8, and `dtype` is that of all else; with `load_format`
-    "dummy" they are random, and the folder needs none.
+    "dummy" they are random, and the folder needs none. `driver` is what schedules requests: "native", or "jetstream"
+    for JetStream's orchestrator.
     """
 
     model: Path
@@ -53,6 +57,7 @@ class ServeOptions:
     dtype: str = "float32"
     quantize: str = "none"
     load_format: str = "auto"
+    driver: str = "native"
 
     @property
     def served_name(self) -> str:
@@ -67,9 +72,11 @@ class Service:
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        for name, valid in (("dtype", DTYPES), ("quantize", QUANTIZATIONS), ("load_format", LOAD_FORMATS)):
+        for name, valid in CHOICES.items():
             if (value := getattr(options, name)) not in valid:
                 raise UserError(f"there is no {name} {value!r}{nearest(value, valid)}")
+        if options.driver == "jetstream":
+            require_jetstream()
         self._options = options
         self.name = options.served_name
         self.created = int(time.time())
@@ -92,14 +99,14 @@ class Service:
         self.metrics.watch(self._reading("running"), self._reading("waiting"), self._reading("usage"))
         self.admission = Admission(options.slots + options.queue)
         self.error: Exception | None = None
-        self._scheduler: Scheduler | None = None
+        self._scheduler: Driver | None = None
         self._deaths: deque[float] = deque(maxlen=RESTARTS + 1)
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._settled = threading.Event()
 
     @property
-    def scheduler(self) -> Scheduler | None:
+    def scheduler(self) -> Driver | None:
         """The scheduler, once the model is loaded and while its thread lives."""
         return self._scheduler if self._thread.is_alive() else None
 
@@ -165,7 +172,7 @@ class Service:
         """Return what reads a figure of the scheduler there is at the time; 0 without one."""
         return lambda: getattr(self._scheduler, gauge, 0)
 
-    def _load(self) -> Scheduler:
+    def _load(self) -> Driver:
         options, eos = self._options, self.format.eos_ids
         dtype = DTYPES[options.dtype]
         pages = None if options.cache is None else -(-options.cache // PAGE)
@@ -173,7 +180,14 @@ class Service:
         engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=dtype)
         engine.warm_up()
         self.grammars.warm_up()
-        return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)
+        return self._driver(engine)
+
+    def _driver(self, engine: Engine) -> Driver:
+        if self._options.driver == "native":
+            return Scheduler(engine, self.tokens, frozenset(self.format.eos_ids), self.metrics)
+        from serving.jetstream.scheduler import JetStreamScheduler
+
+        return JetStreamScheduler(engine, self.format, self.tokens, self.metrics, self.admission.limit)
 
     def _model(self, dtype: Any) -> Qwen3:
         read = load_dummy if self._options.load_format == "dummy" else load
