@@ -79,6 +79,7 @@ class Service:
             require_jetstream()
         self._options = options
         self.name = options.served_name
+        self.driver = options.driver
         self.created = int(time.time())
         config = Qwen3Config.from_folder(options.model)
         positions = config.max_position_embeddings
@@ -180,10 +181,10 @@ class Service:
         engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=dtype)
         engine.warm_up()
         self.grammars.warm_up()
-        return self._driver(engine)
+        return self._scheduler_of(engine)
 
-    def _driver(self, engine: Engine) -> Driver:
-        if self._options.driver == "native":
+    def _scheduler_of(self, engine: Engine) -> Driver:
+        if self.driver == "native":
             return Scheduler(engine, self.tokens, frozenset(self.format.eos_ids), self.metrics)
         from serving.jetstream.scheduler import JetStreamScheduler
 

@@ -16,7 +16,7 @@ HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoi
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
 API_KEY = "COMEM_API_KEY"
 GRACE = 30.0
-OPTIONS = ("name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "host")
+OPTIONS = ("name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "driver", "host")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", default="none", metavar="HOW", help=quantize)
     dummy = "auto reads the folder's weights, dummy makes random ones, for benchmarks (default: %(default)s)"
     parser.add_argument("--load-format", default="auto", metavar="FORMAT", help=dummy)
+    driver = "native, or jetstream for JetStream's orchestrator (extra: jetstream) (default: %(default)s)"
+    parser.add_argument("--driver", default="native", help=driver)
+    grpc_port = "port of JetStream's gRPC service, 0 for any free one, with --driver jetstream (default: none)"
+    parser.add_argument("--grpc-port", type=int, metavar="PORT", help=grpc_port)
     parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
     grace = "after SIGTERM, for answers under way; a second SIGTERM ends at once (default: %(default)s)"
     parser.add_argument("--grace", type=float, default=GRACE, metavar="SECONDS", help=grace)
@@ -58,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.stop_with_stdin:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
     options = {name: getattr(args, name) for name in OPTIONS}
-    server = start_server(args.model, args.port, api_key=args.api_key or os.environ.get(API_KEY), **options)
+    key = args.api_key or os.environ.get(API_KEY)
+    server = start_server(args.model, args.port, api_key=key, grpc_port=args.grpc_port, **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.
         while not asked.wait(0.5) and server.service.state != "dead":

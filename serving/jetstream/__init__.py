@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from comem_jax.errors import UserError
 
 NEEDED = ("jetstream", "grpc", "google.protobuf", "shortuuid")
-INSTALL = "pip install 'comem-jax[jetstream]' && pip install --no-deps google-jetstream==0.2.2"
+INSTALL = "pip install grpcio protobuf shortuuid && pip install --no-deps google-jetstream==0.2.2"
 
 
 def require_jetstream() -> None:

@@ -34,7 +34,7 @@ class Driver(orchestrator.Driver):
         self._engine = engine
         self._fail = fail
         self._prefilling: Active | None = None
-        super().__init__([engine], [engine], [engine.load_params()], [engine.load_params()])
+        super().__init__([engine], [engine], [None], [None])  # the engine has its weights
         self._prefill_backlog.maxsize = queue
 
     def _process_prefill_content(
@@ -72,7 +72,8 @@ class Driver(orchestrator.Driver):
         """Run prompts to the driver's end; one that cannot be run fails alone, if the engine is still whole."""
         while self.live:
             try:
-                return super()._prefill_thread(idx)
+                super()._prefill_thread(idx)
+                return
             except Exception as error:
                 if self._prefilling is None or not self._engine.intact:
                     raise
@@ -86,7 +87,8 @@ class Driver(orchestrator.Driver):
         """
         while self.live:
             try:
-                return super()._generate_thread(idx)
+                super()._generate_thread(idx)
+                return
             except AssertionError as error:
                 if str(error) != RACE:
                     raise

@@ -1,8 +1,8 @@
 """The engine as JetStream's `Engine`: prefill, insert and generate, each called by another thread.
 
 The engine is not made for several threads: each takes its turn, a chunk of a prompt or a round of decoding long. A
-request takes pages for all that it may become before its prompt is begun, as with JetStream's own caches, of which every
-slot has its whole window: JetStream cannot put an answer off.
+request takes pages for all that it may become before its prompt is begun, as with JetStream's own caches, of which
+every slot has its whole window: JetStream cannot put an answer off.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """google-jetstream 0.2.2 as it can be imported today; everything of it that is used here comes from this module.
 
-The package was archived before the JAX, and the Python packages, of today. What it asks for in vain is: seqio and
-tiktoken, for tokenizers that are not ours (seqio brings TensorFlow along), so that empty modules stand in for them while
-it is imported, and only then; and `jax.tree_map`, in the one function that deletes a prefill's arrays once they are
-inserted. Our prefills are no arrays, so that it has nothing to do. What it does unasked is undone: it sets the root
-logger to DEBUG, with a handler of its own, and tells it of every step.
+The package was archived before the JAX of today. It imports seqio and tiktoken, for tokenizers that are not ours (seqio
+brings TensorFlow along): empty modules stand in for them while it is imported, and only then. It calls `jax.tree_map`,
+which is no more, in the one function that deletes a prefill's arrays once they are inserted: our prefills are no arrays,
+so that there is nothing to delete. It sets the root logger to DEBUG, with a handler of its own, and tells it of every
+step: that is undone. The threads of its driver kill the process where they fail: ours do not.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from serving.text import TokenBytes
 
 class Request(Job):
     """A job that several threads have to do with: prefill fills its pages, generate makes its `rounds`, detokenize
-    turns those into text. `fault` is what went wrong with it alone, in a round. It is `closed` once, by whoever ends it.
+    turns those into text.
+
+    `fault` is what went wrong with it alone, in a round. It is `closed` once, by whoever ends it.
     """
 
     def __init__(self, generation: Generation, tokens: TokenBytes, deliver: Callable[[Output], None]) -> None:
