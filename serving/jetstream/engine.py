@@ -117,8 +117,9 @@ class JetStreamEngine(engine_api.Engine):
 
     @property
     def intact(self) -> bool:
-        """Whether the engine has survived what went wrong."""
-        return self._engine.intact
+        """Whether the engine has survived what went wrong; while a program runs, it has given its pages away."""
+        with self._turns:
+            return self._engine.intact
 
     def load_params(self, *args: Any, **settings: Any) -> None:
         """Return nothing: the engine has its weights."""

@@ -2,8 +2,8 @@
 
 The package was archived before the JAX of today. It imports seqio and tiktoken, for tokenizers that are not ours (seqio
 brings TensorFlow along): empty modules stand in for them while it is imported, and only then. It calls `jax.tree_map`,
-which is no more, in the one function that deletes a prefill's arrays once they are inserted: our prefills are no arrays,
-so that there is nothing to delete. It sets the root logger to DEBUG, with a handler of its own, and tells it of every
+which is no more, in the one function that deletes a prefill's arrays once they are inserted: our prefills are none, so
+that there is nothing to delete. It sets the root logger to DEBUG, with a handler of its own, and tells it of every
 step: that is undone. The threads of its driver kill the process where they fail: ours do not.
 """
 

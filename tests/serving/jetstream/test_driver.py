@@ -1,0 +1,364 @@
+"""What JetStream's driver does wrong of itself, and does not here."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from comem_jax.chat import ChatFormat
+from comem_jax.errors import UserError
+from comem_jax.models import Qwen3
+from serving import service as services
+from serving.engine import Engine, Prefix, Sampling, Tokens
+from serving.jetstream.driver import Driver
+from serving.jetstream.engine import GivenUpError, JetStreamEngine
+from serving.jetstream.package import engine_api
+from serving.jetstream.requests import Active, Request
+from serving.jetstream.scheduler import FULL, JetStreamScheduler
+from serving.metrics import Metrics
+from serving.pages import Sequence as PagedSequence
+from serving.running import start_server
+from serving.scheduler import Generation, Output
+from serving.text import TokenBytes
+from tests.serving.conftest import WINDOW
+from tests.serving.test_server import wait_until
+
+Make = Callable[..., "Run"]
+BAD = 77  # a token that cannot be run
+
+
+class Faulty(Engine):
+    """An engine that cannot run a certain token, dies when it is told to, and keeps its threads waiting for `gate`."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.dying = False
+        self.gate = threading.Event()
+        self.gate.set()
+        super().__init__(*args, **settings)
+
+    def prefill(self, prefix: Prefix) -> int:
+        if BAD in prefix.sequence.tokens:
+            raise ValueError("this prompt cannot be run")
+        return super().prefill(prefix)
+
+    def generate(self, most: int | None = None) -> dict[int, Tokens]:
+        assert self.gate.wait(30)
+        if self.dying and self.open_slots:
+            raise ValueError("the device is gone")
+        return super().generate(most)
+
+
+class Run:
+    """A driver at work, and what came of the requests it was given."""
+
+    def __init__(self, scheduler: JetStreamScheduler, engine: Faulty) -> None:
+        self.scheduler, self.engine = scheduler, engine
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.scheduler.run()
+        except Exception as error:
+            self.error = error
+
+    def ask(self, prompt: list[int], limit: int = 9, **settings: Any) -> tuple[Request, queue.Queue[Output]]:
+        outputs: queue.Queue[Output] = queue.Queue()
+        sampling = Sampling(ignore_eos=True, top=0)
+        return self.scheduler.submit(Generation(prompt, limit, sampling, **settings), outputs.put), outputs
+
+    def stop(self) -> None:
+        self.engine.gate.set()
+        self.scheduler.stop()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def end(outputs: queue.Queue[Output]) -> tuple[list[int], Exception | None]:
+    """The tokens of an answer, and the error it ended with, if any."""
+    ids: list[int] = []
+    while True:
+        output = outputs.get(timeout=30)
+        ids += output.ids
+        if output.last:
+            return ids, output.error
+
+
+@pytest.fixture(scope="module")
+def compiled(model: Qwen3, chat_format: ChatFormat) -> Faulty:
+    """The one engine of these tests, of the servers' shapes, so that little is compiled."""
+    return Faulty(model, slots=4, window=WINDOW, eos_ids=chat_format.eos_ids)
+
+
+@pytest.fixture
+def engine(compiled: Faulty) -> Faulty:
+    compiled.dying, compiled.chunk = False, 256
+    compiled.gate.set()
+    compiled.reset()
+    return compiled
+
+
+@pytest.fixture
+def tokens(chat_format: ChatFormat) -> TokenBytes:
+    return TokenBytes(chat_format.tokenizer)
+
+
+@pytest.fixture
+def make(engine: Faulty, tokens: TokenBytes, chat_format: ChatFormat) -> Iterator[Make]:
+    runs: list[Run] = []
+
+    def make(limit: int = 99) -> Run:
+        runs.append(Run(JetStreamScheduler(engine, chat_format, tokens, Metrics("tiny"), limit), engine))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.stop()
+
+
+@pytest.fixture
+def one_window(engine: Faulty) -> Iterator[int]:
+    """Leaves pages for one window alone; returns the share of the others."""
+    others = engine.store.pages - engine.store.pages_for(WINDOW)
+    taken = PagedSequence(np.zeros(0, np.int32))
+    assert engine.store.reserve(taken, others * engine.store.size)
+    return others / engine.store.pages
+
+
+def test_a_prompt_that_cannot_be_run_fails_alone(make: Make) -> None:
+    run = make()
+    asked = [run.ask([5, 6, BAD] if n % 2 else [5, n]) for n in range(8)]
+    for number, (_, outputs) in enumerate(asked):
+        ids, error = end(outputs)
+        assert (len(ids), str(error)) == ((0, "this prompt cannot be run") if number % 2 else (9, "None"))
+    assert run.scheduler.driver.live
+    assert (run.scheduler.usage, run.scheduler.running, run.scheduler.waiting) == (0, 0, 0)
+
+
+def test_a_request_that_fails_on_its_way_to_text_fails_alone(make: Make) -> None:
+    run = make()
+    bad, good = run.ask([5, 6], 20), run.ask([5, 7], 20)
+    bad[0]._stops = None  # type: ignore[assignment]
+    assert isinstance(end(bad[1])[1], AttributeError)
+    assert end(good[1])[1] is None
+    wait_until(lambda: run.scheduler.usage == 0)
+
+
+def test_a_thread_that_fails_ends_the_driver_and_leaves_nobody_without_answer(make: Make) -> None:
+    run = make()
+    run.engine.gate.clear()
+    asked = [run.ask([5, n], 40) for n in range(9)]
+    run.engine.dying = True
+    run.engine.gate.set()
+    assert {str(end(outputs)[1]) for _, outputs in asked} == {"the engine failed: the device is gone"}
+    wait_until(lambda: run.error is not None)
+    assert str(run.error) == "the device is gone"
+    assert not run.scheduler.driver.live
+    assert str(end(run.ask([5, 6])[1])[1]) == "the engine failed: the device is gone"
+    assert not any(thread.is_alive() for thread in run.scheduler.driver._all_threads)
+
+
+def test_a_server_whose_driver_died_begins_it_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, gate = services.load, threading.Event()
+
+    def slow(*arguments: Any, **settings: Any) -> Qwen3:
+        assert gate.wait(60)
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(services, "Engine", Faulty)
+    monkeypatch.setattr(services, "load", slow)
+    gate.set()
+    body = {"model": "tiny", "prompt": "fox", "max_tokens": 30, "ignore_eos": True, "n": 3}
+    with start_server(folder, slots=4, driver="jetstream") as server, ThreadPoolExecutor() as pool:
+        health = server.url.removesuffix("/v1") + "/health"
+        server.service.wait_ready(timeout=200)
+        gate.clear()
+        server.service.scheduler.engine.dying = True
+        failed = pool.submit(httpx.post, server.url + "/completions", json=body, timeout=60).result()
+        assert (failed.status_code, "the device is gone" in failed.text) == (503, True)
+        wait_until(lambda: httpx.get(health).status_code == 503)
+        assert httpx.get(health).json() == {"status": "restarting"}
+        gate.set()
+        wait_until(lambda: httpx.get(health).status_code == 200)
+        again = httpx.post(server.url + "/completions", json=body, timeout=60).json()
+        assert again["usage"]["completion_tokens"] == 90
+
+
+def test_the_last_slot_may_come_free_while_the_next_request_is_looked_for(
+    engine: Faulty, tokens: TokenBytes, chat_format: ChatFormat
+) -> None:
+    """The moment in question, between finding a slot in use and asserting it, made as long as it has to be."""
+    first, second = (Request(Generation([5, n], 9), tokens, lambda output: None) for n in range(2))
+    looking, over = threading.Event(), threading.Event()
+
+    class Late(queue.Queue):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if not block and first.rounds and not looking.is_set():
+                looking.set()
+                wait_until(lambda: driver._generate_slots[0].qsize() == engine.slots - 1)
+            return super().get(block, timeout)
+
+    class Raced(Driver):
+        def _generate_thread(self, idx: int) -> None:
+            self._generate_backlogs[idx] = Late()
+            super()._generate_thread(idx)
+
+    adapter = JetStreamEngine(engine, chat_format, tokens)
+
+    def advance(request: Request) -> bool:
+        assert looking.wait(30)
+        request.close()
+        adapter.drop(request)
+        if request is second:
+            over.set()
+        return True
+
+    driver = Raced(adapter, 9, lambda request, error: None)
+    try:
+        driver.place_request_on_prefill_queue(Active(first, advance))
+        assert looking.wait(30)
+        driver.place_request_on_prefill_queue(Active(second, advance))
+        assert over.wait(30)
+        assert driver.live
+    finally:
+        driver.stop()
+
+
+def test_the_queue_has_an_end(make: Make) -> None:
+    run = make(limit=1)
+    run.engine.gate.clear()
+    asked = [run.ask([5, n], 40) for n in range(40)]
+    run.engine.gate.set()
+    errors = [str(error) for _, outputs in asked for error in [end(outputs)[1]] if error]
+    assert 0 < len(errors) < 40
+    assert set(errors) == {FULL}
+    with pytest.raises(queue.Full):
+        for _ in range(999):
+            run.scheduler.driver.place_request_on_prefill_queue(Active(asked[0][0], lambda request: True))
+
+
+def test_prompts_wait_for_pages_and_none_is_left_behind(make: Make, one_window: int) -> None:
+    run = make()
+    asked = [run.ask([5, n], 130) for n in range(5)]
+    for _, outputs in asked:
+        ids, error = end(outputs)
+        assert (len(ids), error) == (130, None)
+
+
+def test_a_request_that_waits_for_pages_can_be_given_up(make: Make, one_window: int) -> None:
+    run = make()
+    run.engine.gate.clear()
+    first, waiting, last = run.ask([5, 6], 200), run.ask([5, 7], 200), run.ask([5, 8], 200)
+    wait_until(lambda: (run.scheduler.running, run.scheduler.waiting) == (1, 2))
+    run.scheduler.cancel(waiting[0])
+    run.scheduler.cancel(waiting[0])
+    assert run.scheduler.waiting == 1
+    run.engine.gate.set()
+    assert len(end(first[1])[0]) == len(end(last[1])[0]) == 200
+    assert waiting[1].empty()
+
+
+def test_a_request_that_is_decoded_can_be_given_up(make: Make) -> None:
+    run = make()
+    given_up, other = run.ask([5, 6], 240), run.ask([5, 7], 240)
+    assert given_up[1].get(timeout=30).ids
+    run.engine.gate.clear()
+    run.scheduler.cancel(given_up[0])
+    run.engine.gate.set()
+    assert len(end(other[1])[0]) == 240
+    assert len(given_up[0].produced) < 240
+    assert run.scheduler.usage == 0
+
+
+def test_a_driver_that_is_stopped_leaves_nobody_without_answer(make: Make, one_window: int) -> None:
+    run = make()
+    run.engine.gate.clear()
+    asked = [run.ask([5, n], 200) for n in range(6)]
+    wait_until(lambda: run.scheduler.running == 1)
+    run.engine.gate.set()
+    run.stop()
+    assert {str(end(outputs)[1]) for _, outputs in asked} <= {"the server is stopping", "None"}
+    assert not any(thread.is_alive() for thread in run.scheduler.driver._all_threads)
+    assert run.scheduler.usage == one_window
+
+
+def test_a_long_prompt_leaves_running_answers_their_rounds(
+    make: Make, engine: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    prefill, generate = engine.prefill, engine.generate
+    monkeypatch.setattr(engine, "prefill", lambda prefix: turns.append("chunk") or prefill(prefix))
+    monkeypatch.setattr(engine, "generate", lambda most=None: turns.append("round") or generate(most))
+    engine.chunk = 32
+    run = make()
+    running = run.ask([5, 6], 240)
+    assert running[1].get(timeout=30).ids
+    turns.clear()
+    assert len(end(run.ask([8] * 230, 1)[1])[0]) == 1
+    chunks = [n for n, turn in enumerate(turns) if turn == "chunk"]
+    assert len(chunks) == 8
+    assert [later - earlier for earlier, later in pairwise(chunks)] == [2] * 7
+
+
+def test_jetstreams_operations_by_hand(engine: Faulty, tokens: TokenBytes, chat_format: ChatFormat) -> None:
+    """As JetStream's own offline loops call them: plain token ids, and results read out of one array."""
+    theirs: engine_api.Engine = JetStreamEngine(engine, chat_format, tokens)
+    tokenizer = theirs.build_tokenizer(theirs.get_tokenizer())
+    params, state = theirs.load_params(), theirs.init_decode_state()
+    ids, length = tokenizer.encode("the fox", is_bos=True, prefill_lengths=[4])
+    assert ids.tolist() == chat_format.encode("the fox")
+    produced: dict[int, list[int]] = {0: [], 2: []}
+    for slot in produced:
+        prefix = theirs.prefill(params=params, padded_tokens=np.pad(ids, (0, 9)), true_length=length)
+        state = theirs.insert(prefix, state, slot=slot)
+    running = set(produced)
+    while running:
+        state, results = theirs.generate(params, state)
+        results = results.convert_to_numpy()
+        for slot in list(running):
+            row = results.get_result_at_slot(slot)
+            valid = row.valid[0].astype(bool)
+            produced[slot] += row.tokens[0][valid].tolist()
+            assert row.lengths[0] == len(produced[slot]) or not valid.any()
+            if not valid.all() or produced[slot][-1] in tokenizer.stop_tokens:
+                running.remove(slot)
+    assert produced[0] == produced[2] == own_answer(engine, ids)
+
+
+def own_answer(engine: Engine, ids: np.ndarray) -> list[int]:
+    engine.reset()
+    prefix = engine.begin(ids)
+    assert prefix is not None
+    while not prefix.ready:
+        engine.prefill(prefix)
+    engine.insert(prefix, 0, Sampling(), WINDOW)
+    answer: list[int] = []
+    while engine.open_slots:
+        assert engine.reserve(0)
+        answer += engine.generate()[0].ids
+    return answer
+
+
+def test_a_prompt_beyond_the_window_is_refused_not_cut(
+    engine: Faulty, tokens: TokenBytes, chat_format: ChatFormat
+) -> None:
+    theirs = JetStreamEngine(engine, chat_format, tokens)
+    assert theirs.max_prefill_length == WINDOW - 1
+    with pytest.raises(UserError, match=f"1 to {WINDOW - 1} tokens here, not {WINDOW}"):
+        theirs.prefill(padded_tokens=np.ones(WINDOW, np.int32), true_length=WINDOW)
+    with pytest.raises(UserError, match="existing_prefix is not taken"):
+        theirs.prefill(existing_prefix=1, padded_tokens=np.ones(4, np.int32), true_length=4)
+    request = Request(Generation([1, 2], 4), tokens, lambda output: None)
+    request.close()
+    with pytest.raises(GivenUpError):
+        theirs.prefill(padded_tokens=request, true_length=2)
