@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,20 @@ def test_what_cannot_be_answered_has_its_status(stub: Any) -> None:
 
 def test_a_call_that_is_cancelled_gives_its_pages_back(stub: Any, jetstream_server: RunningServer) -> None:
     scheduler, admission = jetstream_server.service.scheduler, jetstream_server.service.admission
+    before = aborted(jetstream_server)
     call = stub.Decode(as_text("the fox", 230))
     next(call)
     assert admission.open == 1
     call.cancel()
     wait_until(lambda: (admission.open, scheduler.running, scheduler.usage) == (0, 0, 0))
+    assert aborted(jetstream_server) == before + 1
+
+
+def aborted(server: RunningServer) -> float:
+    """How many generations were given up."""
+    text = httpx.get(server.url.removesuffix("/v1") + "/metrics").text
+    found = re.search(r'^vllm:request_success_total{finished_reason="abort",model_name="tiny"} (\S+)', text, re.M)
+    return float(found.group(1)) if found else 0
 
 
 def test_a_server_that_loads_or_drains_takes_no_calls_and_keys_are_asked_for(folder: Path) -> None:
