@@ -317,8 +317,9 @@ def test_jetstreams_operations_by_hand(engine: Faulty, tokens: TokenBytes, chat_
     theirs: engine_api.Engine = JetStreamEngine(engine, chat_format, tokens)
     tokenizer = theirs.build_tokenizer(theirs.get_tokenizer())
     params, state = theirs.load_params(), theirs.init_decode_state()
-    produced: dict[int, list[int]] = {0: [], 2: []}
+    produced: dict[int, list[int]] = {0: [], 1: [], 3: []}
     prompts: dict[int, np.ndarray] = {}
+    ragged = False
     for slot in produced:
         text = "the fox " * (1 + slot)
         prompts[slot], length = tokenizer.encode(text, is_bos=True, prefill_lengths=[4])
@@ -333,11 +334,12 @@ def test_jetstreams_operations_by_hand(engine: Faulty, tokens: TokenBytes, chat_
             row = results.get_result_at_slot(slot)
             valid = row.valid[0].astype(bool)
             produced[slot] += row.tokens[0][valid].tolist()
+            ragged |= bool(valid.any() and not valid.all())
             assert row.lengths[0] == len(produced[slot]) or not valid.any()
             if not valid.all() or produced[slot][-1] in tokenizer.stop_tokens:
                 running.remove(slot)
     assert produced == {slot: own_answer(engine, prompt) for slot, prompt in prompts.items()}
-    assert len(produced[0]) % 8 != len(produced[2]) % 8  # so that there was a round with more for one than the other
+    assert ragged  # so that there was a round with more for one than for another
 
 
 def own_answer(engine: Engine, ids: np.ndarray) -> list[int]:
