@@ -37,6 +37,14 @@ class Driver(orchestrator.Driver):
         super().__init__([engine], [engine], [None], [None])  # the engine has its weights
         self._prefill_backlog.maxsize = queue
 
+    def withdraw(self, request: Request) -> None:
+        """Take a request out of the queue, if it is still there: else those given up would leave no place in it."""
+        backlog = self._prefill_backlog
+        with backlog.mutex:
+            kept = [active for active in backlog.queue if active is None or active.prefill_content is not request]
+            backlog.queue.clear()
+            backlog.queue.extend(kept)
+
     def _process_prefill_content(
         self, request: Active, tokenizer: Any, is_bos: bool, max_prefill_length: int
     ) -> tuple[Request, int]:

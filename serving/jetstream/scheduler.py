@@ -76,6 +76,7 @@ class JetStreamScheduler:
         if job.close():
             self._metrics.finished("abort", time.perf_counter() - job.submitted)
             self._open.discard(job)
+            self.driver.withdraw(job)
             self._jetstream.look_again()
 
     def stop(self) -> None:

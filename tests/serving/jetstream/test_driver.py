@@ -249,6 +249,21 @@ def test_the_queue_has_an_end(make: Make) -> None:
             run.scheduler.driver.place_request_on_prefill_queue(Active(asked[0][0], lambda request: True))
 
 
+def test_those_given_up_leave_their_places_in_the_queue(make: Make, one_window: int) -> None:
+    run = make(limit=3)
+    run.engine.gate.clear()
+    first, second = run.ask([5, 6], 200), run.ask([5, 7], 200)
+    wait_until(run.scheduler.driver._prefill_backlog.empty)
+    for _ in range(5):
+        given_up = [run.ask([5, n], 200)[0] for n in range(3)]
+        assert not any(request.closed for request in given_up)
+        assert str(end(run.ask([5, 6])[1])[1]) == FULL
+        for request in given_up:
+            run.scheduler.cancel(request)
+    run.engine.gate.set()
+    assert len(end(first[1])[0]) == len(end(second[1])[0]) == 200
+
+
 def test_prompts_wait_for_pages_and_none_is_left_behind(make: Make, one_window: int) -> None:
     run = make()
     asked = [run.ask([5, n], 130) for n in range(5)]
