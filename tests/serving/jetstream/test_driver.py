@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -40,7 +41,7 @@ class Faulty(Engine):
     """An engine that cannot run a certain token, dies when it is told to, and keeps its threads waiting for `gate`."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        self.dying = False
+        self.dying = self.in_round = False
         self.gate = threading.Event()
         self.gate.set()
         super().__init__(*args, **settings)
@@ -51,10 +52,18 @@ class Faulty(Engine):
         return super().prefill(prefix)
 
     def generate(self, most: int | None = None) -> dict[int, Tokens]:
+        self.in_round = True
         assert self.gate.wait(30)
         if self.dying and self.open_slots:
             raise ValueError("the device is gone")
-        return super().generate(most)
+        try:
+            return super().generate(most)
+        finally:
+            self.in_round = False
+
+    @property
+    def intact(self) -> bool:
+        return not self.in_round and super().intact  # a program under way has the pages for the whole of its round here
 
 
 class Run:
@@ -102,7 +111,7 @@ def compiled(model: Qwen3, chat_format: ChatFormat) -> Faulty:
 
 @pytest.fixture
 def engine(compiled: Faulty) -> Faulty:
-    compiled.dying, compiled.chunk = False, 256
+    compiled.dying, compiled.in_round, compiled.chunk = False, False, 256
     compiled.gate.set()
     compiled.reset()
     return compiled
@@ -280,9 +289,22 @@ def test_a_request_that_waits_for_pages_can_be_given_up(make: Make, one_window: 
     run.scheduler.cancel(waiting[0])
     run.scheduler.cancel(waiting[0])
     assert run.scheduler.waiting == 1
+    time.sleep(0.05)  # in which the prefill thread sees it, in the middle of a round
     run.engine.gate.set()
     assert len(end(first[1])[0]) == len(end(last[1])[0]) == 200
     assert waiting[1].empty()
+
+
+def test_who_waits_for_pages_and_is_given_up_lets_the_next_one_pass(make: Make, engine: Faulty) -> None:
+    taken = PagedSequence(np.zeros(0, np.int32))
+    assert engine.store.reserve(taken, engine.store.pages * engine.store.size)
+    run = make()
+    waiting = run.ask([5, 6])[0]
+    wait_until(run.scheduler.driver._prefill_backlog.empty)
+    time.sleep(0.05)  # in which the prefill thread finds no pages
+    run.scheduler.cancel(waiting)
+    engine.store.end(taken)
+    assert len(end(run.ask([5, 7])[1])[0]) == 9
 
 
 def test_a_request_that_is_decoded_can_be_given_up(make: Make) -> None:
