@@ -289,7 +289,6 @@ def test_a_request_that_waits_for_pages_can_be_given_up(make: Make, one_window: 
     run.scheduler.cancel(waiting[0])
     run.scheduler.cancel(waiting[0])
     assert run.scheduler.waiting == 1
-    time.sleep(0.05)  # in which the prefill thread sees it, in the middle of a round
     run.engine.gate.set()
     assert len(end(first[1])[0]) == len(end(last[1])[0]) == 200
     assert waiting[1].empty()
@@ -391,6 +390,22 @@ def own_answer(engine: Engine, ids: np.ndarray) -> list[int]:
         assert engine.reserve(0)
         answer += engine.generate()[0].ids
     return answer
+
+
+def test_an_engine_in_a_round_is_not_taken_for_a_broken_one(
+    engine: Faulty, tokens: TokenBytes, chat_format: ChatFormat
+) -> None:
+    theirs = JetStreamEngine(engine, chat_format, tokens)
+    engine.gate.clear()
+    with ThreadPoolExecutor() as pool:
+        round_ = pool.submit(theirs.generate, None, None)
+        wait_until(lambda: engine.in_round)
+        assert not engine.intact
+        intact = pool.submit(lambda: theirs.intact)
+        time.sleep(0.05)
+        engine.gate.set()
+        assert intact.result(30)
+        round_.result(30)
 
 
 def test_whoever_is_given_up_has_no_pages_after_the_next_round(
