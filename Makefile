@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install jetstream test test-slow test-vllm lint format bench weights clean
+.PHONY: demo install jetstream test test-slow test-vllm lint format bench bench-vllm weights clean
 
 demo: install
 	$(BIN)/comem demo
@@ -54,6 +54,11 @@ format: .venv/.developed
 # The schedules side by side on the pocket world, as the README's table: about 10 minutes on two cores.
 bench: install
 	$(BIN)/comem bench schedules --pocket --config configs/bench/schedules.yaml
+
+# Our server beside vLLM's, in vLLM's environment: about 10 minutes on two cores.
+bench-vllm: install .venv-vllm/.installed
+	$(BIN)/comem bench vllm --config configs/bench/vllm.yaml
+	cp runs/bench/vllm/results.json docs/measured/serve.json
 
 # Makes the pocket models again from seeds: about 30 minutes on two cores.
 weights: install

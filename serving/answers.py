@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from comem_jax.actions import Action
@@ -74,22 +75,27 @@ class ChatForm:
 
     `eager` is for streams: the arguments of a call come in pieces, while they are written. With `prompt_top` the
     prompt's tokens are told with their log-probabilities, and so many alternatives. Calls are `certain` where a grammar
-    has seen to them; one that breaks off is told as far as it was written.
+    has seen to them; one that breaks off is told as far as it was written. With `thinking` the prompt has opened the
+    block of reasoning itself.
     """
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, tools: bool = False, prompt_top: int | None = None, eager: bool = False, certain: bool = False
+        self,
+        tools: bool = False,
+        prompt_top: int | None = None,
+        *,
+        eager: bool = False,
+        certain: bool = False,
+        thinking: bool = False,
     ) -> None:
-        self._tools = tools
-        self._eager = eager
-        self._certain = certain
+        self._new_parser = partial(ReplyParser, tools, eager, certain, thinking)
         self._prompt_top = prompt_top
 
     def new_choice(self, index: int) -> Choice:
         """Return an empty choice."""
-        return Choice(index, ReplyParser(self._tools, self._eager, self._certain))
+        return Choice(index, self._new_parser())
 
     def take_prompt(self, choices: list[Choice], prompt: ScoredPrompt, tokens: TokenBytes) -> None:
         """Give the choices of a prompt its scores."""

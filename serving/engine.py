@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from comem_jax.models import Qwen3
 from comem_jax.models.pages import Pages, init_pages
 from serving import programs
+from serving.layout import Layout
 from serving.pages import PageStore
 from serving.pages import Sequence as PagedSequence
 from serving.reads import ReadPlan
@@ -30,6 +32,7 @@ from serving.sampling import Noise, Tastes
 from serving.scores import PromptScores
 
 PAGE = 16  # tokens
+COPIED = 4  # tokens of part of a page, at least: to run fewer takes less than to copy them
 SHORTEST_CHUNK = 32
 
 log = logging.getLogger(__name__)
@@ -96,7 +99,8 @@ class Engine:
 
     `pages` is how many pages of 16 tokens the store has, by default enough for every slot's whole window. `steps` is
     the most decode steps a `generate`, `chunk` the longest prefill. `eos_ids` end an answer. `dtype` is that of keys
-    and values, by default the model's.
+    and values, by default the model's. On a `mesh`, over whose `tensor` axis the model lies, every device keeps the
+    keys and values of some kv heads.
     """
 
     def __init__(
@@ -110,23 +114,27 @@ class Engine:
         steps: int = 8,
         chunk: int = 256,
         dtype: Any = None,
+        mesh: Mesh | None = None,
     ) -> None:
         self.slots, self.window, self.steps = slots, window, min(steps, PAGE)
-        self.chunk = max(SHORTEST_CHUNK, chunk)
+        self.chunk = max(SHORTEST_CHUNK, min(chunk, window))
         self.vocabulary = model.config.vocab_size
         self._eos = frozenset(eos_ids)
         graphdef, self._params = nnx.split(model)
-        self.store = PageStore(pages or slots * -(-window // PAGE), PAGE)
+        self.store = PageStore(pages or slots * -(-window // PAGE), PAGE, COPIED)
         # The page past the last takes what finished rows and padding write, so that it never lands on a live token.
         dtype = dtype or model.embedding[...].dtype
-        self._new_pages = partial(init_pages, model.config, self.store.pages + 1, PAGE, dtype)
+        new_pages = partial(init_pages, model.config, self.store.pages + 1, PAGE, dtype)
         self._plan = ReadPlan(PAGE, window + self.steps)
-        self._prefill = jax.jit(partial(programs.prefill, graphdef), donate_argnums=1)
-        self._score = jax.jit(partial(programs.score, graphdef), donate_argnums=1)
+        self._layout = at = Layout(mesh)
+        prompt, round_ = (at.weights, at.pages, at.whole), (at.weights, at.pages, at.vocab, at.whole)
+        self._new_pages = at.jit(new_pages, (), at.pages)
+        self._prefill = at.jit(partial(programs.prefill, graphdef), prompt, at.pages, donate=1)
+        self._score = at.jit(partial(programs.score, graphdef), prompt, (at.pages, at.whole), donate=1)
         decode = partial(programs.generate, programs.Decoding(graphdef, tuple(eos_ids), self.steps))
-        self._generate = jax.jit(decode, donate_argnums=(1, 2))
-        self._copy = jax.jit(programs.copy_page, donate_argnums=0)
-        self._set_taste = jax.jit(programs.set_taste, donate_argnums=0)
+        self._generate = at.jit(decode, round_, (at.pages, at.vocab, at.whole, at.whole), donate=(1, 2))
+        self._copy = at.jit(programs.copy_page, (at.pages, at.whole), at.pages, donate=0)
+        self._set_taste = at.jit(programs.set_taste, (at.vocab, at.whole, at.whole), at.vocab, donate=0)
         self.reset()
 
     def reset(self) -> None:
@@ -134,9 +142,10 @@ class Engine:
         self.store.clear()
         self._pages: Pages = self._new_pages()
         shape = (self.slots + 1, self.vocabulary)  # the last one is padding's
-        self._tastes = Tastes(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32))
+        tastes = Tastes(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32))
+        self._tastes = jax.device_put(tastes, self._layout.vocab)
         self._allowed = np.full((self.slots + 1, -(-self.vocabulary // 32)), -1, np.int32)
-        self._masks = jnp.array(self._allowed)
+        self._masks = self._layout.put(self._allowed)
         self._rows = np.zeros((len(programs.Rows._fields), self.slots), np.int32)
         self._state = programs.Rows(*self._rows)
         self._state.slot[:] = np.arange(self.slots)
@@ -233,17 +242,17 @@ class Engine:
         self._state.masked[slot] = 1
         return self._allowed[slot]
 
-    def generate(self, most: int | None = None) -> dict[int, Tokens]:
-        """Take every open slot up to `most` tokens on (by default `steps`); one that is done is closed.
+    def generate(self, most: int | None = None, slots: Sequence[int] | None = None) -> dict[int, Tokens]:
+        """Take open `slots` (by default all) up to `most` tokens on (by default `steps`); one that is done is closed.
 
-        Every open slot must have its pages reserved. Returns tokens by slot.
+        Every one of them must have its pages reserved. Returns tokens by slot.
         """
-        slots = self.open_slots
+        slots = self.open_slots if slots is None else list(slots)
         if not slots:
             return {}
         most = self.steps if most is None else most
         if self._state.masked[slots].any():
-            self._masks, most = jnp.array(self._allowed), 1
+            self._masks, most = self._layout.put(self._allowed), 1
         batch = self._gather(slots, most)
         self._pages, self._tastes, ids, logs = self._generate(self._params, self._pages, self._tastes, batch)
         produced = np.asarray(ids).T.tolist()

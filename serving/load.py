@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,18 +21,16 @@ from pydantic import Field
 
 from comem_jax.config import Config, make_results_folder
 from comem_jax.errors import UserError
+from serving.bench import BenchClient, measured
 
-PATIENCE = 600.0  # seconds for one answer
 
-
-class ServeBenchConfig(Config):
-    """Which `servers` (URLs by name) are asked, and for what; the others are measured against the first.
+class Load(Config):
+    """What servers are asked for.
 
     At each number of `requests` so many clients send `each` requests, one after another: `prompt_tokens` random token
     ids below `vocabulary` are answered by `response_tokens`. The servers take turns, `repeats` times.
     """
 
-    servers: dict[str, str] = Field(min_length=1)
     requests: list[Annotated[int, Field(ge=1)]] = Field([1, 8, 32, 64], min_length=1)
     prompt_tokens: int = Field(256, ge=1)
     response_tokens: int = Field(64, ge=2)
@@ -42,6 +38,12 @@ class ServeBenchConfig(Config):
     each: int = Field(2, ge=1)
     repeats: int = Field(3, ge=1)
     seed: int = 0
+
+
+class ServeBenchConfig(Load):
+    """A load on each of the `servers` (URLs by name); the others are measured against the first."""
+
+    servers: dict[str, str] = Field(min_length=1)
     out: Path
 
 
@@ -56,36 +58,25 @@ class Round:
     seconds_per_token: float
 
 
-class Client:
+class Client(BenchClient):
     """Asks one server, and notes when tokens come."""
 
     def __init__(self, url: str, response_tokens: int) -> None:
-        self._url, self.response_tokens = url, response_tokens
-        self._client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE)
-
-    async def find_model(self) -> None:
-        """Ask which model there is; raises `UserError` where no server answers."""
-        try:
-            self._model = (await self._client.models.list()).data[0].id
-        except openai.OpenAIError as error:
-            raise UserError(f"no server answers at {self._url}: {error}") from None
+        super().__init__(url)
+        self.response_tokens = response_tokens
 
     async def ask(self, prompt: list[int]) -> tuple[float, float]:
         """Return the seconds to the first token, and those from it to the end for each token that follows."""
         length, begun = self.response_tokens, time.perf_counter()
         try:
-            stream = await self._client.completions.create(
-                model=self._model, prompt=prompt, max_tokens=length, temperature=0, stream=True,
+            stream = await self.openai.completions.create(
+                model=self.model, prompt=prompt, max_tokens=length, temperature=0, stream=True,
                 extra_body={"ignore_eos": True},
             )  # fmt: skip
             times = [time.perf_counter() async for chunk in stream if chunk.choices]
         except openai.OpenAIError as error:
-            raise UserError(f"{self._url} did not answer a request of the bench: {error}") from None
+            raise UserError(f"{self.url} did not answer a request of the bench: {error}") from None
         return times[0] - begun, (times[-1] - times[0]) / (length - 1)
-
-    async def close(self) -> None:
-        """Let the connections go."""
-        await self._client.close()
 
 
 async def bench_serve(config: ServeBenchConfig, on_round: Callable[[], None] = lambda: None) -> list[Round]:
@@ -160,8 +151,7 @@ def write_serve_results(config: ServeBenchConfig, rounds: Sequence[Round]) -> li
     """Write `config.yaml`, `results.json` and `table.md` into the results folder; returns the summary."""
     make_results_folder(config.out)
     lines = summary(config, rounds)
-    measured = {"date": datetime.now(UTC).date().isoformat(), "python": platform.python_version()}
-    results = {"summary": lines, "rounds": [asdict(each) for each in rounds], "measured": measured}
+    results = {"summary": lines, "rounds": [asdict(each) for each in rounds], "measured": measured()}
     (config.out / "config.yaml").write_text(config.to_yaml())
     (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (config.out / "table.md").write_text(serve_table(lines))

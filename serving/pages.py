@@ -54,10 +54,13 @@ class _Content(NamedTuple):
 
 
 class PageStore:
-    """The pages of one key-value store; sequences begin, grow and end in it."""
+    """The pages of one key-value store; sequences begin, grow and end in it.
 
-    def __init__(self, pages: int, size: int) -> None:
-        self.pages, self.size = pages, size
+    Part of a page is copied where it has at least `fewest` tokens that serve.
+    """
+
+    def __init__(self, pages: int, size: int, fewest: int = 1) -> None:
+        self.pages, self.size, self._fewest = pages, size, fewest
         self.clear()
 
     def clear(self) -> None:
@@ -96,12 +99,24 @@ class PageStore:
         copy = self._find_part(sequence)
         return Found(sequence.held - begun, copy)
 
+    def estimate(self, tokens: Tokens) -> int:
+        """Return how many of a prompt's first tokens stand in the index now, page by page; nothing is held for it.
+
+        Any thread may ask: an answer may be out of date when it comes, and is never wrong about anything but that.
+        """
+        sequence = Sequence(tokens)
+        for end in range(self.size, len(tokens), self.size):
+            if (key := self._digest(sequence, end)) not in self._full:
+                break
+            sequence.keys.append(key)
+        return len(sequence.keys) * self.size
+
     def _find_part(self, sequence: Sequence) -> tuple[int, int] | None:
         """Let a sequence go on with part of a page, which is to be copied to one of its own."""
         number = sequence.held // self.size
         rest = sequence.tokens[sequence.held : min(sequence.held + self.size, len(sequence.tokens) - 1)]
         source, common = self._most_alike(self._before(sequence, number), rest)
-        if not common or not (self.free or number < len(sequence.pages)):
+        if common < self._fewest or not (self.free or number < len(sequence.pages)):
             return None
         self._hold(source)  # so that it is not taken itself
         if number == len(sequence.pages):

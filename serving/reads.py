@@ -12,6 +12,7 @@ from comem_jax.models.pages import Reads
 TOGETHER = 16  # rows that read a shared page at once
 FEWEST = 4  # rows that share pages, below which each reads them for itself
 SPAN = 8  # pages of one read
+WIDEST = 16  # reads of a chunk: what is gathered of their pages, half as many then, stays in a core's cache
 
 Run = tuple[Sequence[int], list[int]]  # rows, and the pages that all of them read
 
@@ -50,11 +51,11 @@ class ReadPlan:
 
     def __init__(self, size: int, window: int) -> None:
         self._size = size
-        self._longest = -(-window // (size * SPAN))  # reads of one row
+        self._window = window
 
     def chunk(self, pages: Sequence[int], held: int) -> Reads:
         """Return the reads of one prompt, all of whose next tokens read the `held` tokens in its `pages`."""
-        arrays = _Arrays(self._longest, 0, self._size)
+        arrays = _Arrays(self._longest(), 0, self._size)
         arrays.add(pages, held, ())
         return arrays.in_chunks(1)._replace(readers=None)
 
@@ -64,8 +65,8 @@ class ReadPlan:
         return self._alone(pages, held, begun, batch), self._together(runs, batch)
 
     def _alone(self, pages: Sequence[Sequence[int]], held: Sequence[int], begun: Sequence[int], batch: int) -> Reads:
-        width = max(batch, 4)
-        arrays = _Arrays(-(-batch * self._longest // width) * width, 1, self._size)
+        width, span = min(max(batch, 4), WIDEST), SPAN if batch < WIDEST else SPAN // 2
+        arrays = _Arrays(-(-batch * self._longest(span) // width) * width, 1, self._size, span)
         for row, (own, tokens, start) in enumerate(zip(pages, held, begun, strict=True)):
             arrays.add(own[start:], tokens - start * self._size, [row])
         return arrays.in_chunks(width)
@@ -73,28 +74,32 @@ class ReadPlan:
     def _together(self, runs: Sequence[Run], batch: int) -> Reads:
         # A run of p pages of g rows takes at most g / FEWEST x (p / SPAN + 1) reads, and a row has fewer runs than rows
         # are in the batch.
-        arrays = _Arrays(batch * (self._longest + batch) // FEWEST + 1, TOGETHER, self._size)
+        arrays = _Arrays(batch * (self._longest() + batch) // FEWEST + 1, TOGETHER, self._size)
         for rows, pages in runs:
             for start in range(0, len(rows), TOGETHER):
                 arrays.add(pages, len(pages) * self._size, rows[start : start + TOGETHER])
         return arrays.in_chunks(1)
 
+    def _longest(self, span: int = SPAN) -> int:
+        """Return how many reads one row may need."""
+        return -(-self._window // (self._size * span))
+
 
 class _Arrays:
-    """Reads being filled: `places` `[reads, SPAN]`, `valid` `[reads]` and `readers` `[reads, R]`."""
+    """Reads being filled: `places` `[reads, span]`, `valid` `[reads]` and `readers` `[reads, R]`."""
 
-    def __init__(self, reads: int, readers: int, size: int) -> None:
-        self.places, self.valid = np.zeros((reads, SPAN), np.int32), np.zeros(reads, np.int32)
+    def __init__(self, reads: int, readers: int, size: int, span: int = SPAN) -> None:
+        self.places, self.valid = np.zeros((reads, span), np.int32), np.zeros(reads, np.int32)
         self.readers = np.full((reads, readers), -1, np.int32)
         self.used = 0
-        self._size = size
+        self._size, self._span = size, span
 
     def add(self, pages: Sequence[int], tokens: int, readers: Sequence[int]) -> None:
-        """Add reads of the pages that hold so many tokens, `SPAN` pages each."""
-        room = self._size * SPAN
+        """Add reads of the pages that hold so many tokens, `span` pages each."""
+        span, room = self._span, self._size * self._span
         first, self.used = self.used, self.used - (-tokens // room)
         needed = pages[: -(-tokens // self._size)]
-        self.places.reshape(-1)[first * SPAN : first * SPAN + len(needed)] = needed
+        self.places.reshape(-1)[first * span : first * span + len(needed)] = needed
         self.valid[first : self.used] = np.minimum(room, tokens - room * np.arange(self.used - first))
         self.readers[first : self.used, : len(readers)] = readers
 

@@ -1,10 +1,11 @@
 """A chat answer's text, as it comes, into reasoning, content and tool calls.
 
-The pieces of an answer put together are what `parse_reply` makes of the whole text, with one exception: a `<think>`
-block that the answer broke off in is reasoning here, since it has been streamed as such. A parser that is `eager` hands
-out a call's arguments while they are written, in the model's own words; a call that then breaks off, or turns out to be
-no valid JSON after all, stays a call, as far as it was written. Where calls are `certain`, since a grammar has seen to
-their form, one ends where its JSON does, whatever tags its strings quote.
+The pieces of an answer put together are what `parse_reply` makes of the whole text, with two exceptions. A `<think>`
+block that the answer broke off in is reasoning here, since it has been streamed as such; and where the prompt has
+opened the block itself, as the templates of models that always think do, the answer begins `thinking`. A parser that is
+`eager` hands out a call's arguments while they are written, in the model's own words; a call that then breaks off, or
+turns out to be no valid JSON after all, stays a call, as far as it was written. Where calls are `certain`, since a
+grammar has seen to their form, one ends where its JSON does, whatever tags its strings quote.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ class Piece:
 class ReplyParser:
     """Splits generated text into reasoning, content and (where `tools`) tool calls, in pieces of any size."""
 
-    def __init__(self, tools: bool, eager: bool = False, certain: bool = False) -> None:
+    def __init__(self, tools: bool, eager: bool = False, certain: bool = False, thinking: bool = False) -> None:
         self._tools = tools
         self._eager = eager or certain
         self._certain = certain
-        self._state = self._start
+        self._state = self._think if thinking else self._start
         self._text = ""
         self._reasoning = _Stripped()
         self._content = _Stripped()

@@ -32,10 +32,14 @@ class RunningServer:
         With an `api_key` clients must send it. With a `grpc_port` JetStream's gRPC service listens there too.
         """
         self.service = service
-        self.grpc = None if grpc_port is None else _grpc_server(service, host, grpc_port, api_key)
         self._web = WebThread(create_app(service, api_key), host, port)
         self.port = self._web.port
         self.url = self._web.url
+        try:
+            self.grpc = None if grpc_port is None else _grpc_server(service, host, grpc_port, api_key)
+        except UserError:
+            self._web.stop()
+            raise
 
     def start(self) -> None:
         """Begin to answer, with 503 until the model is loaded."""
@@ -94,7 +98,8 @@ def start_server(
     """Start serving a Hugging Face folder and return at once; `.service.wait_ready()` waits until it answers.
 
     With an `api_key` clients must send it; with a `grpc_port` (0 for any free one) the jetstream driver answers
-    JetStream's gRPC there too. `options` are those of `ServeOptions`: name, slots, queue, window, cache, dtype, driver.
+    JetStream's gRPC there too. `options` are those of `ServeOptions`: name, slots, queue, window, cache, dtype,
+    quantize, load_format, kv_cache_dtype, driver.
     Raises `UserError` for a folder, an option or a port that cannot be served.
     """
     keep_compiled_programs()

@@ -1,20 +1,25 @@
 """Continuous batching: one thread drives the engine, requests come and go between its rounds.
 
-Each turn of the loop takes in what was submitted or cancelled, runs about one chunk of prompt, and one round of
-decoding for every answer under way: a chunk and a round are the longest that a running answer waits for its next
-tokens, however long the prompts are. Where pages run out, the youngest answer gives its pages back and is taken up
-again later, from the tokens it has. Answers go to whoever asked through a callback, called in the engine's thread.
+Each turn of the loop takes in what was submitted or cancelled, runs prompts for about as long as a round of decoding
+takes, and then a round for every answer under way: that is the longest that a running answer waits for its next tokens,
+however long the prompts are. The first token of an answer does not wait for the others' round. Where pages run out, the
+youngest answer gives its pages back and is taken up again later, from the tokens it has. Answers go to whoever asked
+through a callback, called in the engine's thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +30,9 @@ from serving.scores import ScoredPrompt
 from serving.text import Detokenizer, StopMatcher, TokenBytes
 
 STOPPING = "the server is stopping"
+# A token decoded takes longer than one of a prompt, which is run together with others: about so many times on a CPU.
+# Prompts of so many tokens for each one that a round decodes take about half the time, where there is more to run.
+PROMPT_SHARE = 8
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +113,8 @@ class Job:
             output.tokens += 1
             output.text += self._stops.push(self._detokenizer.push(token))
             if self._stops.stopped or (token in self.generation.stop_ids and len(self.produced) > sampling.least):
-                output.text += self._stops.flush()  # empty after a stop string
+                if not self._stops.stopped:
+                    output.text += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
                 output.finish = "stop"
                 break
         if output.finish is None and tokens.done:
@@ -152,6 +161,38 @@ class Job:
         return len(self.prefix.sequence.tokens) - self.prefix.sequence.held
 
 
+class Driver(Protocol):
+    """What answers requests: a `Scheduler`, which says what each of these means, or several behind one."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+
+    @property
+    def running(self) -> int:
+        """How many requests have a slot."""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+
+    @property
+    def usage(self) -> float:
+        """The share of the cache's pages that requests hold, 0 to 1."""
+
+    def submit(self, generation: Generation, deliver: Callable[[Output], None]) -> Any:
+        """Queue a generation; returns what `cancel` takes."""
+
+    def cancel(self, job: Any) -> None:
+        """Give a generation up."""
+
+    def stop(self) -> None:
+        """End what `run` does."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+
 class Scheduler:
     """Runs generations on an engine. `run` is the engine thread's loop; the rest is for other threads."""
 
@@ -168,6 +209,11 @@ class Scheduler:
         self._turn = 0
         self._stopping = False
         self._door = threading.Lock()  # nothing is put into the inbox after it was emptied for the last time
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return not self._stopping
 
     @property
     def running(self) -> int:
@@ -241,19 +287,29 @@ class Scheduler:
             self.engine.reset()
 
     def _prefill(self) -> None:
-        """Run prompts for one chunk's worth of tokens."""
-        budget = self.engine.chunk
+        """Run prompts for a while, the first token of each answer as soon as its prompt has been run."""
+        budget = max(self.engine.chunk, PROMPT_SHARE * self.engine.steps * len(self._running))
         self._admit()
         while budget > 0 and self._prefilling:
             job = self._next_prompt()
             try:
-                budget -= self._run_chunk(job)
+                count = self._run_chunk(job)
             except Exception as error:
                 if not self.engine.intact:
                     raise
                 log.exception("a prompt failed")
                 self._drop(job, "error")
                 job.deliver(Output(error=error))
+                continue
+            budget -= count
+            if count:  # those whose prompts another has run already begin together
+                self._answer_new()
+        self._answer_new()
+
+    def _answer_new(self) -> None:
+        """Generate the first token of those that have none; the others are not to be waited for."""
+        if slots := [slot for slot, job in self._running.items() if not job.produced]:
+            self._round(slots, 1)
 
     def _next_prompt(self) -> Job:
         """Return the prompt to go on with: by turns the oldest and the one with the least to run.
@@ -299,9 +355,9 @@ class Scheduler:
             job.prefix, job.slot, job.admitted = prefix, self._free.pop(), time.perf_counter()
             self._prefilling.append(job)
 
-    def _reserve(self) -> None:
-        """See that every running answer has pages for a round, if need be by putting the youngest off."""
-        for slot in list(self._running):
+    def _reserve(self, slots: Sequence[int]) -> None:
+        """See that running answers have pages for a round, if need be by putting the youngest off."""
+        for slot in slots:
             while slot in self._running and not self.engine.reserve(slot):
                 self._put_off(max(self._running.values(), key=lambda job: job.submitted))
 
@@ -310,10 +366,11 @@ class Scheduler:
         self._leave(job)
         self._waiting.appendleft(job)
 
-    def _constrain(self) -> None:
+    def _constrain(self, slots: Sequence[int]) -> None:
         """Say which tokens may come next in answers of a given form, while the device runs the chunk of a prompt."""
-        for slot, job in list(self._running.items()):
-            if job.guide is None:
+        for slot in slots:
+            job = self._running.get(slot)
+            if job is None or job.guide is None:
                 continue
             ends = len(job.produced) >= job.generation.sampling.least
             try:
@@ -324,10 +381,14 @@ class Scheduler:
                 job.deliver(Output(error=error))
 
     def _decode(self) -> None:
-        self._reserve()
-        self._constrain()
-        new = any(not job.produced for job in self._running.values())  # whose first token should not wait for others
-        for slot, tokens in self.engine.generate(1 if new else None).items():
+        self._round(list(self._running), self.engine.steps)
+
+    def _round(self, slots: Sequence[int], most: int) -> None:
+        """Take some running answers up to `most` tokens on."""
+        self._reserve(slots)
+        self._constrain(slots)
+        going_on = [slot for slot in slots if slot in self._running]  # the others gave their pages back, or failed
+        for slot, tokens in self.engine.generate(most, going_on).items():
             job = self._running[slot]
             try:
                 output = job.take(tokens, self._eos)
@@ -373,3 +434,27 @@ class Scheduler:
 
     def _stop(self) -> None:
         self._stopping = True
+
+
+async def stream(scheduler: Driver, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Output], None]:
+    """Yield the outputs of several generations as they come, each with its generation's index.
+
+    Whoever stops listening (`aclose`, cancellation) cancels what is not finished.
+    """
+    loop = asyncio.get_running_loop()
+    outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
+
+    def deliver(index: int, output: Output) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            loop.call_soon_threadsafe(outputs.put_nowait, (index, output))
+
+    jobs = {index: scheduler.submit(one, partial(deliver, index)) for index, one in enumerate(generations)}
+    try:
+        while jobs:
+            index, output = await outputs.get()
+            if output.last:
+                del jobs[index]
+            yield index, output
+    finally:
+        for job in jobs.values():
+            scheduler.cancel(job)

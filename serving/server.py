@@ -17,14 +17,14 @@ from openai.types.chat import ChatCompletion
 from comem_jax.errors import UserError
 from serving.admission import Ticket, unavailable
 from serving.answers import Answer, ChatForm, TextForm
-from serving.drivers import Driver, stream
 from serving.engine import Sampling
 from serving.errors import ApiError, ErrorBody
 from serving.grammar import Grammar
 from serving.handlers import failure, handle_errors
 from serving.middleware import BoundBody, CountAnswers, RequireKey
 from serving.protocol import ChatRequest, CompletionRequest
-from serving.scheduler import Generation
+from serving.replies import THINK
+from serving.scheduler import Driver, Generation, stream
 from serving.service import Service
 
 CLIENT_GONE = 499  # nginx's number for a client that went away
@@ -90,13 +90,19 @@ async def _chat(service: Service, body: ChatRequest, ticket: Ticket) -> Response
     scheduler = _admitted(service, body, ticket)
     tools = [tool.model_dump(exclude_unset=True) for tool in body.offered()]
     messages = [message.for_template() for message in body.messages]
-    prompt = await _tokenized(_chat_prompt, service, messages, tools, body.add_generation_prompt, param="messages")
-    form = ChatForm(bool(tools), body.prompt_logprobs, eager=body.stream, certain=body.form() is not None)
+    asked = service, messages, tools, body.add_generation_prompt
+    prompt, thinking = await _tokenized(_chat_prompt, *asked, param="messages")
+    certain = body.form() is not None  # then there is no room for reasoning
+    form = ChatForm(
+        bool(tools), body.prompt_logprobs, eager=body.stream, certain=certain, thinking=thinking and not certain
+    )
     return await _answer(service, scheduler, body, [prompt], form)
 
 
-def _chat_prompt(service: Service, messages: list[Any], tools: list[Any], reply: bool) -> list[int]:
-    return service.format.encode(service.format.render(messages, tools, reply))
+def _chat_prompt(service: Service, messages: list[Any], tools: list[Any], reply: bool) -> tuple[list[int], bool]:
+    """Return the prompt's token ids, and whether it opens the block of reasoning for the answer."""
+    text = service.format.render(messages, tools, reply)
+    return service.format.encode(text), text.rstrip().endswith(THINK)
 
 
 async def _complete(service: Service, body: CompletionRequest, ticket: Ticket) -> Response:
@@ -198,7 +204,7 @@ def _generation(
     return Generation(prompt, limit, sampling, stops, stop_ids, score, grammar)
 
 
-async def _tokenized(function: Any, *arguments: Any, param: str) -> list[int]:
+async def _tokenized(function: Any, *arguments: Any, param: str) -> Any:
     """Render and tokenize outside the event loop, which a long prompt would hold up."""
     try:
         return await asyncio.to_thread(function, *arguments)

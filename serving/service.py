@@ -5,31 +5,43 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3, Qwen3Config, load
 from comem_jax.models.loading import load_dummy
 from serving.admission import Admission
-from serving.drivers import DRIVERS, Driver
 from serving.engine import PAGE, Engine
 from serving.grammar import Grammars
 from serving.jetstream import require_jetstream
+from serving.meshes import replica_meshes
 from serving.metrics import Metrics
-from serving.scheduler import Scheduler
+from serving.replicas import Replica, Replicas
+from serving.restarts import Restarts
+from serving.scheduler import Driver, Scheduler
 from serving.text import TokenBytes
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 QUANTIZATIONS = ("none", "int8")
+CACHE_DTYPES = {"auto": None, **DTYPES, "int8": jnp.int8}
 LOAD_FORMATS = ("auto", "dummy")
-CHOICES = {"dtype": DTYPES, "quantize": QUANTIZATIONS, "load_format": LOAD_FORMATS, "driver": DRIVERS}
+DRIVERS = ("native", "jetstream")
+CHOICES: dict[str, Collection[str]] = {
+    "dtype": DTYPES,
+    "quantize": QUANTIZATIONS,
+    "load_format": LOAD_FORMATS,
+    "kv_cache_dtype": CACHE_DTYPES,
+    "driver": DRIVERS,
+}
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
 QUEUE = 256
 RESTARTS, RESTART_WINDOW = 3, 600.0  # so many in so many seconds; an engine that dies more often stays dead
@@ -44,8 +56,10 @@ class ServeOptions:
     together; None for the model's positions, 4096 at most), for how many tokens keys and values are kept, for requests
     under way and for prompts to come (`cache`; None for every slot's whole window), and the weights' `dtype` ("float32"
     or "bfloat16"). With `quantize` "int8" weights are kept as int8, and `dtype` is that of all else; with `load_format`
-    "dummy" they are random, and the folder needs none. `driver` is what schedules requests: "native", or "jetstream"
-    for JetStream's orchestrator.
+    "dummy" they are random, and the folder needs none. Keys and values are kept as `kv_cache_dtype`: "auto" is `dtype`,
+    and "int8" has a scale for every token and head. `mesh` has the sizes of "tensor", over how many devices a model is
+    parted, and of "data", how many there are, each with `slots` and `cache` of its own; None is one device.
+    `driver` is what schedules requests: "native", or "jetstream" for JetStream's orchestrator, over one model alone.
     """
 
     model: Path
@@ -57,6 +71,8 @@ class ServeOptions:
     dtype: str = "float32"
     quantize: str = "none"
     load_format: str = "auto"
+    kv_cache_dtype: str = "auto"
+    mesh: Mapping[str, int] | None = None
     driver: str = "native"
 
     @property
@@ -76,6 +92,8 @@ class Service:
             if (value := getattr(options, name)) not in valid:
                 raise UserError(f"there is no {name} {value!r}{nearest(value, valid)}")
         if options.driver == "jetstream":
+            if (options.mesh or {}).get("data", 1) > 1:
+                raise UserError("the jetstream driver has one copy of the model; data above 1 is for the native driver")
             require_jetstream()
         self._options = options
         self.name = options.served_name
@@ -92,24 +110,26 @@ class Service:
             raise UserError(f"a window of {self.window} tokens does not fit a model of {positions} positions")
         if options.cache is not None and options.cache < self.window:
             raise UserError(f"a cache of {options.cache} tokens does not hold one window of {self.window}")
+        self._meshes = replica_meshes(options.mesh)
         self.vocabulary = config.vocab_size
         self.format = ChatFormat.load(options.model)
         self.tokens = TokenBytes(self.format.tokenizer)
         self.grammars = Grammars(self.format.tokenizer, self.vocabulary, self.format.eos_ids)
         self.metrics = Metrics(self.name)
         self.metrics.watch(self._reading("running"), self._reading("waiting"), self._reading("usage"))
-        self.admission = Admission(options.slots + options.queue)
+        self.admission = Admission(len(self._meshes) * options.slots + options.queue)
         self.error: Exception | None = None
         self._scheduler: Driver | None = None
-        self._deaths: deque[float] = deque(maxlen=RESTARTS + 1)
+        self._restarts = Restarts(RESTARTS, RESTART_WINDOW)
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._settled = threading.Event()
 
     @property
     def scheduler(self) -> Driver | None:
-        """The scheduler, once the model is loaded and while its thread lives."""
-        return self._scheduler if self._thread.is_alive() else None
+        """The scheduler, once the model is loaded and while it takes requests."""
+        scheduler = self._scheduler
+        return scheduler if scheduler is not None and scheduler.ready and self._thread.is_alive() else None
 
     @property
     def state(self) -> str:
@@ -141,7 +161,7 @@ class Service:
 
     def _work(self) -> None:
         try:
-            while self._serve() and self._may_restart():
+            while self._serve() and self._restarts.allow():
                 log.warning("the engine of %s is begun again", self.name)
                 self.metrics.restarted()
         finally:
@@ -164,32 +184,39 @@ class Service:
             self._scheduler = None
         return False
 
-    def _may_restart(self) -> bool:
-        now = time.monotonic()
-        self._deaths.append(now)
-        return len(self._deaths) <= RESTARTS or now - self._deaths[0] > RESTART_WINDOW
-
     def _reading(self, gauge: str) -> Callable[[], float]:
         """Return what reads a figure of the scheduler there is at the time; 0 without one."""
         return lambda: getattr(self._scheduler, gauge, 0)
 
     def _load(self) -> Driver:
+        self.grammars.warm_up()
+        if self.driver == "jetstream":
+            from serving.jetstream.scheduler import JetStreamScheduler
+
+            engine = self._engine(self._meshes[0])
+            return JetStreamScheduler(engine, self.format, self.tokens, self.metrics, self.admission.limit)
+        begin = [partial(self._load_replica, mesh) for mesh in self._meshes]
+        if len(begin) == 1:
+            return begin[0]()
+        with ThreadPoolExecutor() as pool:
+            replicas = list(pool.map(lambda one: Replica(one, Restarts(RESTARTS, RESTART_WINDOW)), begin))
+        return Replicas(replicas, self.metrics)
+
+    def _load_replica(self, mesh: Mesh | None) -> Scheduler:
+        return Scheduler(self._engine(mesh), self.tokens, frozenset(self.format.eos_ids), self.metrics)
+
+    def _engine(self, mesh: Mesh | None) -> Engine:
         options, eos = self._options, self.format.eos_ids
         dtype = DTYPES[options.dtype]
+        cache_dtype = CACHE_DTYPES[options.kv_cache_dtype] or dtype
         pages = None if options.cache is None else -(-options.cache // PAGE)
-        model = self._model(dtype)
-        engine = Engine(model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=dtype)
+        model = self._model(dtype, mesh)
+        engine = Engine(
+            model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=cache_dtype, mesh=mesh
+        )
         engine.warm_up()
-        self.grammars.warm_up()
-        return self._scheduler_of(engine)
+        return engine
 
-    def _scheduler_of(self, engine: Engine) -> Driver:
-        if self.driver == "native":
-            return Scheduler(engine, self.tokens, frozenset(self.format.eos_ids), self.metrics)
-        from serving.jetstream.scheduler import JetStreamScheduler
-
-        return JetStreamScheduler(engine, self.format, self.tokens, self.metrics, self.admission.limit)
-
-    def _model(self, dtype: Any) -> Qwen3:
+    def _model(self, dtype: Any, mesh: Mesh | None) -> Qwen3:
         read = load_dummy if self._options.load_format == "dummy" else load
-        return read(self._options.model, dtype, int8=self._options.quantize == "int8")
+        return read(self._options.model, dtype, mesh, int8=self._options.quantize == "int8", spread=True)

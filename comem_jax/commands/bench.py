@@ -21,7 +21,9 @@ C = TypeVar("C", bound=Config)
 
 HELP = (
     "plan: predict, without any server, what a run takes; schedules: measure each schedule on the same tasks; "
-    "serve: servers side by side; train: time a gradient over a shared trunk against separate sequences; "
+    "serve: servers side by side; record and replay: the traffic of CoMem's agents, and what its steps take elsewhere; "
+    "vllm: our server beside vLLM's; engine: a step of decoding against context and rows; "
+    "train: time a gradient over a shared trunk against separate sequences; "
     "consistency: judge memory models by what the agent does on their summaries."
 )
 EXAMPLE = "comem bench plan --config configs/bench/plan.yaml memory_seconds=5"
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the bench, its configuration and its overrides."""
     parser.add_argument("bench", choices=list(BENCHES), help="what to measure or predict")
     parser.add_argument("--config", metavar="FILE", help="all but train: a file of configs/bench")
-    parser.add_argument("--pocket", action="store_true", help="schedules, consistency: serve the pocket models for it")
+    parser.add_argument("--pocket", action="store_true", help="schedules, record, consistency: serve the pocket models")
     parser.add_argument(
         "--shape",
         metavar="key=N,…",
@@ -79,6 +81,74 @@ def _serve(args: argparse.Namespace) -> None:
     print(f"Written to {config.out}: config.yaml, results.json, table.md")
 
 
+def _record(args: argparse.Namespace) -> None:
+    from comem_jax.commands.run import run_evaluation
+    from envs.evaluate import EvalConfig
+    from envs.run_log import remove_log
+    from serving.traffic import Heard, Recorder, sessions_of, write_traffic
+
+    heard: list[Heard] = []
+    with _pocket_models(args.pocket, "") as urls:
+        config = _configured(EvalConfig, args, urls)
+        if config.memory is None or len(config.policies) != 1:
+            raise UserError("comem bench record takes one policy, and a memory model")
+        remove_log(config.out)
+        with (
+            Recorder("agent", config.agent.url, heard) as agent,
+            Recorder("memory", config.memory.url, heard) as memory,
+        ):
+            at = {role: getattr(config, role).changed(url=recorder.url) for role, recorder in
+                  (("agent", agent), ("memory", memory))}  # fmt: skip
+            run_evaluation(config.changed(**at), {})
+    sessions = sessions_of(heard)
+    if len(sessions) != config.tasks.count:
+        raise UserError(
+            f"{config.tasks.count} tasks have {len(sessions)} texts to tell them by; choose another tasks.first"
+        )
+    write_traffic(sessions, config.out / "traffic.jsonl.gz")
+    print(f"{len(heard)} calls are recorded in {config.out / 'traffic.jsonl.gz'}")
+
+
+def _replay(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from serving.replay import ReplayConfig, replay, replay_table, write_replay
+
+    config = _configured(ReplayConfig, args)
+    with Progress() as progress:
+        bar = progress.add_task("rounds", total=len(config.pairs) * (config.repeats + 1))
+        rounds = asyncio.run(replay(config, lambda: progress.advance(bar)))
+    print(replay_table(write_replay(config, rounds)))
+    print(f"Written to {config.out}: config.yaml, results.json, table.md")
+
+
+def _vllm(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from serving.versus import VersusConfig, versus, write_versus
+
+    config = _configured(VersusConfig, args)
+    with Progress() as progress:
+        bar = progress.add_task("rounds", total=config.rounds)
+        results = versus(config, lambda: progress.advance(bar))
+    command = " ".join(["comem bench vllm --config", args.config, *args.overrides])
+    print(write_versus(config, command, results))
+    print(f"Written to {config.out}: config.yaml, results.json, table.md")
+
+
+def _engine(args: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from serving.curves import EngineBenchConfig, bench_engine, curves_table, write_curves
+
+    config = _configured(EngineBenchConfig, args)
+    with Progress() as progress:
+        bar = progress.add_task("rounds", total=len(config.settings) * (config.repeats + 1))
+        measured = bench_engine(config, lambda: progress.advance(bar))
+    print(curves_table(write_curves(config, *measured)))
+    print(f"Written to {config.out}: config.yaml, results.json, table.md, curves.png")
+
+
 def _train(args: argparse.Namespace) -> None:
     from rl.bench import bench_train, parse_shape
 
@@ -120,8 +190,8 @@ def _compared(config: SchedulesConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _pocket_models(wanted: bool) -> Iterator[list[str]]:
-    """Serve the pocket models inside the block, if wanted; gives the settings that lead to them."""
+def _pocket_models(wanted: bool, where: str = "evaluation.") -> Iterator[list[str]]:
+    """Serve the pocket models inside the block, if wanted; gives the settings, `where` they are, that lead to them."""
     if not wanted:
         yield []
         return
@@ -132,7 +202,17 @@ def _pocket_models(wanted: bool) -> Iterator[list[str]]:
         ServerProcess(AGENT, "pocket-agent", slots=16) as agent,
         ServerProcess(MEMORY, "pocket-memory", slots=16) as memory,
     ):
-        yield [f"evaluation.agent.url={agent.url}", f"evaluation.memory.url={memory.url}"]
+        yield [f"{where}agent.url={agent.url}", f"{where}memory.url={memory.url}"]
 
 
-BENCHES = {"plan": _plan, "schedules": _schedules, "serve": _serve, "train": _train, "consistency": _consistency}
+BENCHES = {
+    "plan": _plan,
+    "schedules": _schedules,
+    "serve": _serve,
+    "record": _record,
+    "replay": _replay,
+    "vllm": _vllm,
+    "engine": _engine,
+    "train": _train,
+    "consistency": _consistency,
+}

@@ -16,7 +16,9 @@ HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoi
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
 API_KEY = "COMEM_API_KEY"
 GRACE = 30.0
-OPTIONS = ("name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "driver", "host")
+OPTIONS = (
+    "name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "kv_cache_dtype", "driver", "host"
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", default="none", metavar="HOW", help=quantize)
     dummy = "auto reads the folder's weights, dummy makes random ones, for benchmarks (default: %(default)s)"
     parser.add_argument("--load-format", default="auto", metavar="FORMAT", help=dummy)
+    kept = "dtype of kept keys and values: auto is --dtype, float32, bfloat16, or int8 (default: %(default)s)"
+    parser.add_argument("--kv-cache-dtype", default="auto", metavar="DTYPE", help=kept)
+    mesh = "devices to use: tensor of them for each copy of the model, and data copies (default: one device)"
+    parser.add_argument("--mesh", metavar="tensor=N,data=M", help=mesh)
     driver = "native, or jetstream for JetStream's orchestrator (extra: jetstream) (default: %(default)s)"
     parser.add_argument("--driver", default="native", help=driver)
     grpc_port = "port of JetStream's gRPC service, 0 for any free one, with --driver jetstream (default: none)"
@@ -50,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises what ended the engine where it died too often to be begun again.
     """
+    from serving.meshes import read_mesh
     from serving.running import start_server
 
     if args.api_key == "":
@@ -62,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stop_with_stdin:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
     options = {name: getattr(args, name) for name in OPTIONS}
+    options["mesh"] = read_mesh(args.mesh) if args.mesh is not None else None
     key = args.api_key or os.environ.get(API_KEY)
     server = start_server(args.model, args.port, api_key=key, grpc_port=args.grpc_port, **options)
     try:

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from comem_jax.errors import UserError
 from comem_jax.models.config import Qwen3Config, read_json
+from comem_jax.models.kv_heads import repeat_kv_heads, spread_kv_heads, unparted
 from comem_jax.models.quantize import quantize_weight
 from comem_jax.models.qwen3 import Qwen3, random_weight
 from comem_jax.models.remat import Remat
@@ -37,37 +38,45 @@ def load(
     *,
     remat: Remat = "none",
     int8: bool = False,
+    spread: bool = False,
 ) -> Qwen3:
     """Return the model in the Hugging Face folder `path`, its weights as `dtype`, on `mesh` where one is given.
 
     Files are memory-mapped and only the parts that this process's devices hold are read, weight by weight. With `int8`
-    the weights of products are kept as int8 and activations are `dtype`: to serve, not to train or save. Raises
-    `UserError` for a missing folder, a tensor that is missing, unexpected or of the wrong shape, or a mesh that does
-    not divide a weight.
+    the weights of products are kept as int8 and activations are `dtype`: to serve, not to train or save. With `spread`,
+    to serve too, kv heads are repeated where `mesh` has several devices for each. Raises `UserError` for a missing
+    folder, a tensor that is missing, unexpected or of the wrong shape, or a mesh that does not divide a weight.
     """
     config = Qwen3Config.from_folder(path)
-    table = weight_table(config)
     with ExitStack() as stack:
         tensors = _open_tensors(Path(path), stack)
-        _check_tensors(tensors, table, Path(path), config)
-        arrays: dict[str, jax.Array] = {}
-        for name, weight in table.items():
-            array = _load_weight(name, weight, tensors, dtype, mesh)
-            arrays |= quantize_weight(name, weight, array) if int8 else {name: array}
-    return from_arrays(config, arrays, remat=remat)
+        _check_tensors(tensors, weight_table(config), Path(path), config)
+
+        def make(weight: Weight, place: NamedSharding | None) -> jax.Array:
+            return _load_weight(weight, tensors, dtype, place)
+
+        wide = spread_kv_heads(config, mesh) if spread else config
+        return from_arrays(wide, _make_arrays(config, wide, mesh, int8, make), remat=remat)
 
 
-def load_dummy(path: str | Path, dtype: Any = jnp.float32, *, int8: bool = False) -> Qwen3:
+def load_dummy(
+    path: str | Path, dtype: Any = jnp.float32, mesh: Mesh | None = None, *, int8: bool = False, spread: bool = False
+) -> Qwen3:
     """Return a model of random weights in the shape that `path`'s `config.json` says, to measure speed with.
 
-    The folder needs no weights. The numbers are the same every time; `dtype` and `int8` as in `load`.
+    The folder needs no weights. The numbers are the same every time, on every mesh; the rest is as in `load`.
     """
     config, rngs = Qwen3Config.from_folder(path), nnx.Rngs(0)
-    arrays: dict[str, jax.Array] = {}
-    for name, weight in weight_table(config).items():
-        array = random_weight(weight, rngs, dtype)[...]
-        arrays |= quantize_weight(name, weight, array) if int8 else {name: array}
-    return from_arrays(config, arrays)
+
+    def make(weight: Weight, place: NamedSharding | None) -> jax.Array:
+        def draw(key: jax.Array) -> jax.Array:
+            return random_weight(weight, nnx.Rngs(key), dtype)[...]
+
+        array: jax.Array = jax.jit(draw, out_shardings=place)(rngs.params())
+        return array
+
+    wide = spread_kv_heads(config, mesh) if spread else config
+    return from_arrays(wide, _make_arrays(config, wide, mesh, int8, make))
 
 
 def quantize(model: Qwen3) -> Qwen3:
@@ -119,6 +128,34 @@ def abstract_model(config: Qwen3Config, dtype: Any = jnp.float32, *, remat: Rema
     return nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
 
 
+def _make_arrays(
+    config: Qwen3Config,
+    wide: Qwen3Config,
+    mesh: Mesh | None,
+    int8: bool,
+    make: Callable[[Weight, NamedSharding | None], jax.Array],
+) -> dict[str, jax.Array]:
+    """Return the arrays of a model of `wide`, which has the kv heads of `config` or more, weight by weight on `mesh`.
+
+    `make` returns a weight of `config` where it is told to lie.
+    """
+    arrays: dict[str, jax.Array] = {}
+    wide_table = weight_table(wide)
+    for name, weight in weight_table(config).items():
+        target = wide_table[name]
+        if target.shape == weight.shape:
+            array = make(weight, _place(mesh, name, weight))
+        else:
+            array = make(weight, _place(mesh, name, unparted(weight)))
+            array = repeat_kv_heads(array, weight, wide.num_key_value_heads, _place(mesh, name, target))
+        arrays |= quantize_weight(name, target, array) if int8 else {name: array}
+    return arrays
+
+
+def _place(mesh: Mesh | None, name: str, weight: Weight) -> NamedSharding | None:
+    return None if mesh is None else weight_sharding(mesh, name, weight.shape, weight.axes)
+
+
 def _map_weights(function: Callable[[str, Any], Any], state: Any) -> Any:
     def on_leaf(path: tuple[Any, ...], param: Any) -> Any:
         return function(jax.tree_util.keystr(path, simple=True, separator="."), param)
@@ -168,18 +205,17 @@ def _check_tensors(tensors: dict[str, Any], table: dict[str, Weight], folder: Pa
             raise UserError(f"Tensor {name} in {folder} has shape {found}, but its config.json asks for {shape}.")
 
 
-def _load_weight(name: str, weight: Weight, tensors: dict[str, Any], dtype: Any, mesh: Mesh | None) -> jax.Array:
-    if mesh is None:
+def _load_weight(weight: Weight, tensors: dict[str, Any], dtype: Any, place: NamedSharding | None) -> jax.Array:
+    if place is None:
         return jnp.asarray(_read_part(weight, tensors, (), dtype))
-    sharding = weight_sharding(mesh, name, weight.shape, weight.axes)
     places: dict[str, list[tuple[Any, Any]]] = {}
-    for device, index in sharding.addressable_devices_indices_map(weight.shape).items():
+    for device, index in place.addressable_devices_indices_map(weight.shape).items():
         places.setdefault(str(index), []).append((device, index))
     shards: list[jax.Array] = []
     for copies in places.values():  # each part is read once, and is gone from the host before the next one
         part = _read_part(weight, tensors, copies[0][1], dtype)
         shards += jax.block_until_ready([jax.device_put(part, device) for device, _ in copies])
-    return jax.make_array_from_single_device_arrays(weight.shape, sharding, shards)
+    return jax.make_array_from_single_device_arrays(weight.shape, place, shards)
 
 
 def _read_part(weight: Weight, tensors: dict[str, Any], index: Index, dtype: Any) -> np.ndarray:

@@ -5,13 +5,15 @@ The store is only read while tokens run; their own keys and values are written t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from comem_jax.models.pages import Pages, Reads, finish, read, read_pages
+from comem_jax.models.config import Qwen3Config
+from comem_jax.models.pages import Pages, Reads, finish, packed, read, read_pages
 from comem_jax.models.products import Weights
 from comem_jax.models.qwen3 import Qwen3, block, rms_norm, rotary
 
@@ -23,7 +25,7 @@ def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, r
     one page of T places, `[layers, 1, kv_heads, T, head_dim]`.
     """
     config, length = model.config, tokens.shape[0]
-    rotation = rotary(start + jnp.arange(length)[None], config)
+    rotation = _rotary(start + jnp.arange(length)[None], config)
     causal = jnp.tril(jnp.ones((1, length, length), bool))
 
     def layer(x: jax.Array, scanned: tuple[Weights, jax.Array]) -> tuple[jax.Array, Pages]:
@@ -31,9 +33,9 @@ def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, r
         kept: list[Pages] = []
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            kept.append(Pages(_by_head(k), _by_head(v)))
+            kept.append(packed(_by_head(k), _by_head(v), pages.keys.dtype))
             grouped = _grouped(q[0], k.shape[2])
-            own = read(grouped[None], kept[0].keys, kept[0].values, causal)
+            own = read(grouped[None], *kept[0].wide(q.dtype), causal)
             return _heads(finish(read_pages(grouped, pages, number, reads, own)), q)
 
         return block(x, weights, config, rotation, attention), kept[0]
@@ -59,7 +61,7 @@ def run_step(model: Qwen3, pages: Pages, recent: Pages, new: Step, reads: Sequen
     Returns hidden states `[B, hidden]` after the final norm, and `recent` with the new tokens' keys and values.
     """
     config = model.config
-    rotation = rotary(new.positions[:, None], config)
+    rotation = _rotary(new.positions[:, None], config)
     mask = (jnp.arange(recent.size) <= new.recent)[None, None]
 
     def layer(carry: tuple[jax.Array, Pages], scanned: tuple[Weights, jax.Array]) -> Any:
@@ -67,11 +69,13 @@ def run_step(model: Qwen3, pages: Pages, recent: Pages, new: Step, reads: Sequen
         written: list[Pages] = []
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            keys, values = (_write(c, n, number, new.recent) for c, n in ((recent.keys, k), (recent.values, v)))
-            written.append(Pages(keys, values))
-            near = [jax.lax.dynamic_index_in_dim(c, number, keepdims=False).astype(q.dtype) for c in (keys, values)]
+            new_pages = packed(_by_head(k), _by_head(v), pages.keys.dtype)
+            place = (number, 0, 0, new.recent, 0)
+            written.append(jax.tree.map(lambda all_steps, x: _write(all_steps, x, place), recent, new_pages))
+            near = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), written[0])
             grouped = _grouped(q[:, 0], k.shape[2])
-            partial = read(grouped[:, None], near[0], near[1], mask)
+            keys, values = near.wide(q.dtype)
+            partial = read(grouped[:, None], keys, values, mask)
             for some in reads:
                 partial = read_pages(grouped, pages, number, some, partial)
             return _heads(finish(partial), q)
@@ -93,12 +97,23 @@ def put(pages: Pages, new: Pages, page: jax.Array, offset: jax.Array, count: jax
     def write(number: jax.Array, pages: Pages) -> Pages:
         def one(store: jax.Array, new: jax.Array) -> jax.Array:
             part = jax.lax.dynamic_slice_in_dim(new, number, 1, axis=1)
-            place = (0, page[number], 0, offset[number], 0)
-            return jax.lax.dynamic_update_slice(store, part.astype(store.dtype), place)
+            return jax.lax.dynamic_update_slice(
+                store, part.astype(store.dtype), (0, page[number], 0, offset[number], 0)
+            )
 
-        return Pages(one(pages.keys, new.keys), one(pages.values, new.values))
+        return jax.tree.map(one, pages, new)
 
     return jax.lax.fori_loop(0, count, write, pages)
+
+
+def _rotary(positions: jax.Array, config: Qwen3Config) -> tuple[jax.Array, jax.Array]:
+    """Return `rotary` behind a branch, out of which XLA fuses nothing.
+
+    Else its CPU compiler computes cosine and sine anew for every head of every layer, a quarter of a chunk's time.
+    """
+    found = functools.partial(rotary, positions, config)
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(found))
+    return jax.lax.cond(positions[0, 0] >= 0, found, lambda: nothing)
 
 
 def _by_head(x: jax.Array) -> jax.Array:
@@ -115,5 +130,5 @@ def _heads(found: jax.Array, q: jax.Array) -> jax.Array:
     return found.astype(q.dtype).reshape(q.shape)
 
 
-def _write(cached: jax.Array, new: jax.Array, layer: jax.Array, step: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice(cached, _by_head(new)[None].astype(cached.dtype), (layer, 0, 0, step, 0))
+def _write(all_steps: jax.Array, new: jax.Array, place: tuple[Any, ...]) -> jax.Array:
+    return jax.lax.dynamic_update_slice(all_steps, new[None].astype(all_steps.dtype), place)

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 
 from comem_jax.models.attention import MASKED
 from comem_jax.models.config import Qwen3Config
+from comem_jax.models.quantize import to_int8
+from comem_jax.models.sharding import on_each_device
 
 FEW = 8  # queries of one kv head
 
@@ -26,15 +28,27 @@ FEW = 8  # queries of one kv head
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pages:
-    """Keys (rotated) and values of every layer, each `[layers, pages, kv_heads, size, head_dim]`."""
+    """Keys (rotated) and values of every layer, each `[layers, pages, kv_heads, size, head_dim]`.
+
+    Where they are int8, every token has a scale a kv head, float32 `[layers, pages, kv_heads, size, 1]`.
+    """
 
     keys: jax.Array
     values: jax.Array
+    key_scales: jax.Array | None = None
+    value_scales: jax.Array | None = None
 
     @property
     def size(self) -> int:
         """How many tokens a page holds."""
         return self.keys.shape[3]
+
+    def wide(self, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """Return the keys and the values as `dtype`."""
+        keys, values = self.keys.astype(dtype), self.values.astype(dtype)
+        if self.key_scales is None or self.value_scales is None:
+            return keys, values
+        return keys * self.key_scales.astype(dtype), values * self.value_scales.astype(dtype)
 
 
 class Reads(NamedTuple):
@@ -61,21 +75,40 @@ class Partial(NamedTuple):
 def init_pages(config: Qwen3Config, pages: int, size: int, dtype: Any = jnp.float32) -> Pages:
     """Return a store of empty pages."""
     shape = (config.num_hidden_layers, pages, config.num_key_value_heads, size, config.head_dim)
-    return Pages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    scales = [jnp.zeros((*shape[:-1], 1))] * 2 if dtype == jnp.int8 else []
+    return Pages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *map(jnp.copy, scales))
+
+
+def packed(keys: jax.Array, values: jax.Array, dtype: Any) -> Pages:
+    """Return keys and values `[..., head_dim]` as pages of `dtype` keep them, if they are int8; else as they are."""
+    if dtype != jnp.int8:
+        return Pages(keys, values)
+    (keys, key_scales), (values, value_scales) = (to_int8(x, (x.ndim - 1,)) for x in (keys, values))
+    return Pages(keys, values, key_scales[..., None], value_scales[..., None])
 
 
 def read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
-    """Let queries `q` `[q, k, g, d]`, scaled, read pages of one layer, on top of what they read `before`."""
+    """Let queries `q` `[q, k, g, d]`, scaled, read pages of one layer, on top of what they read `before`.
 
+    On a mesh every device reads the pages of its own kv heads.
+    """
+    heads, whole = ("whole", "kv_heads"), ()
+    read_own = on_each_device(_read_pages, (heads, ("layers", *heads), whole, whole, heads), heads)
+    partial: Partial = read_own(q, pages, layer, reads, before)
+    return partial
+
+
+def _read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
     def chunk(number: jax.Array, partial: Partial) -> Partial:
         places, valid = reads.pages[number], reads.valid[number]
-        keys, values = (_gather(x, layer, places).astype(q.dtype) for x in (pages.keys, pages.values))
+        found = jax.tree.map(lambda x: _gather(x, layer, places), pages)
+        keys, values = found.wide(q.dtype)
         mask = (jnp.arange(keys.shape[2]) < valid[:, None])[:, None]
         if reads.readers is None:
             return merge(partial, read(q[None], keys, values, mask))
         readers = reads.readers[number]
-        found = read(q[readers], keys, values, mask & (readers >= 0)[..., None])
-        return _merge_readers(partial, found, readers)
+        seen = read(q[readers], keys, values, mask & (readers >= 0)[..., None])
+        return _merge_readers(partial, seen, readers)
 
     return jax.lax.fori_loop(0, reads.count, chunk, before)
 
@@ -85,11 +118,14 @@ def read(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> P
 
     Returns what they found, the first two axes as one.
     """
-    scores = jnp.einsum("erkgd,eksd->ekgrs", q, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
-    top = scores.max(axis=-1)
-    # A query that sees nothing here has the top MASKED; its powers must be 0 all the same.
-    powers = jnp.where(mask[:, None, None], jnp.exp(scores - top[..., None]), 0)
+    rows = jnp.moveaxis(q, 1, 3)
+    # One axis of queries, the last but one: the product then comes as it is used, and is not transposed.
+    scores = jnp.einsum(
+        "ekqd,eksd->ekqs", rows.reshape(*rows.shape[:2], -1, q.shape[-1]), keys, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(mask[:, None, None], scores.reshape(*rows.shape[:-1], -1), MASKED)
+    top = jnp.maximum(scores.max(axis=-1), MASKED / 2)  # so that the powers of a query that sees nothing are 0
+    powers = jnp.exp(scores - top[..., None])
     summed = _product(powers.astype(values.dtype), values)
     found = (jnp.moveaxis(x, 3, 1) for x in (top, powers.sum(axis=-1), summed))
     return Partial(*(x.reshape(-1, *x.shape[2:]) for x in found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -107,6 +107,24 @@ def activation_spec(mesh: Any, shape: Sequence[int], *axes: str) -> PartitionSpe
             found = found[:-1]
         spec.append(found or None)
     return PartitionSpec(*spec)
+
+
+def on_each_device(function: Callable[..., Any], takes: Sequence[Sequence[str]], gives: Sequence[str]) -> Any:
+    """Return `function` run by every device of the mesh set by `jax.set_mesh` on its own part of the arguments.
+
+    `takes` are the logical axes of each argument (or of every array in it), `gives` those of the result; axes at the
+    end may be left out. Sizes must be divided by the mesh's. Without a mesh it is `function` itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    specs = tuple(axes_spec(mesh, *axes) for axes in takes)
+    return jax.shard_map(function, in_specs=specs, out_specs=axes_spec(mesh, *gives), check_vma=False)
+
+
+def axes_spec(mesh: Any, *axes: str) -> PartitionSpec:
+    """Return how an array with logical `axes` is parted on `mesh`."""
+    return PartitionSpec(*(mesh_axes(mesh, axis) or None for axis in axes))
 
 
 def is_split(axis: str) -> bool:

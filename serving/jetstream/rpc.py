@@ -17,12 +17,11 @@ import grpc
 
 from comem_jax.errors import UserError
 from serving.admission import unavailable
-from serving.drivers import Driver
 from serving.engine import Sampling
 from serving.errors import ApiError
 from serving.handlers import failure
 from serving.jetstream.package import ReturnSample, jetstream_pb2, jetstream_pb2_grpc, orchestrator
-from serving.scheduler import Generation, Job, Output
+from serving.scheduler import Driver, Generation, Output
 from serving.server import check_prompt
 from serving.service import Service
 
@@ -41,7 +40,7 @@ class Call:
     def __init__(self, service: Service, driver: Driver) -> None:
         self._service = service
         self._driver = driver
-        self._job: Job | None = None
+        self._job: Any = None
 
     def place_request_on_prefill_queue(self, request: Any) -> None:
         """Submit what the orchestrator has read of the call; its outputs go to the request's return channel."""

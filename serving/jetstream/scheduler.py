@@ -40,6 +40,11 @@ class JetStreamScheduler:
         self.driver = Driver(self._jetstream, limit, self._fail)
 
     @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._closed is None and self.driver.live
+
+    @property
     def running(self) -> int:
         """How many requests have pages."""
         return len(self._jetstream.holding)

@@ -23,9 +23,9 @@ from comem_jax.models import Qwen3, load
 from envs.pocket.weights import MEMORY, MEMORY_SFT, TOKENIZER
 from rl.sft import SFTConfig, train
 from rl.sources import pocket_trajectory
+from serving.vllm import EAGER, PYTHON, VllmProcess
 from tests.rl.test_export import trained
 from tests.rl.test_sft import write_config
-from tests.vllm_server import PYTHON, vllm_server
 
 pytestmark = [
     pytest.mark.vllm,
@@ -53,8 +53,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def url(served: tuple[Qwen3, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with vllm_server(served[1], tmp_path_factory.mktemp("vllm") / "server.log") as found:
-        yield found
+    with VllmProcess(served[1], EAGER, log=tmp_path_factory.mktemp("vllm") / "server.log") as server:
+        yield server.url
 
 
 def prompts() -> list[list[int]]:

@@ -18,6 +18,7 @@ from comem_jax.cli import main
             ["--driver", "jetstream"],
             "shortuuid, not installed here; install with: pip install grpcio protobuf shortuuid",
         ),
+        (["--driver", "jetstream", "--mesh", "data=2"], "the jetstream driver has one copy of the model"),
         (["--grpc-port", "0"], "a gRPC port is for the jetstream driver alone"),
     ],
 )

@@ -53,6 +53,19 @@ def test_int8_weights_are_served(folder: Path, model: Qwen3) -> None:
     assert np.abs(np.subtract(found, greedy(model))).max() > 1e-2
 
 
+def test_an_answer_to_a_prompt_that_opens_the_reasoning_is_reasoning(folder: Path, tmp_path: Path) -> None:
+    thinking = Path(shutil.copytree(folder, tmp_path / "tiny"))
+    template = thinking / "chat_template.jinja"
+    template.write_text(template.read_text() + "<think>\n")
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "fox"}], "max_tokens": 6, "ignore_eos": True}
+    with start_server(thinking, slots=1, window=64) as server:
+        server.service.wait_ready(timeout=200)
+        answer = httpx.post(server.url + "/chat/completions", json=body, headers=HEADERS, timeout=60).json()
+    message = answer["choices"][0]["message"]
+    assert message["reasoning_content"]
+    assert not message["content"]
+
+
 def test_the_command_serves_random_weights_as_int8(bare: Path, tmp_path: Path) -> None:
     served = Served(bare, tmp_path / "log", "--load-format", "dummy", "--quantize", "int8", "--name", "tiny")
     try:

@@ -124,6 +124,13 @@ def test_reasoning_is_streamed_and_stays_reasoning_when_cut_off() -> None:
     assert parser.finish().reasoning == " </thi"
 
 
+@pytest.mark.parametrize("cut", [0, 3, 8, 12])
+def test_reasoning_that_the_prompt_has_opened(cut: int) -> None:
+    parser, text = ReplyParser(tools=False, thinking=True), "so\n</think>\nyes"
+    whole = parser.push(text[:cut]) + parser.push(text[cut:]) + parser.finish()
+    assert (whole.reasoning, whole.content) == ("so", "yes")
+
+
 def test_without_tools_a_call_is_text() -> None:
     piece = parsed(f"a {CALL}", random.Random(0).sample(range(80), 5), tools=False)
     assert piece.content == f"a {CALL}"

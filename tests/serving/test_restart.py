@@ -26,10 +26,10 @@ class Mortal(Engine):
 
     dying = threading.Event()
 
-    def generate(self, most: int | None = None) -> dict[int, Tokens]:
+    def generate(self, *args: Any) -> dict[int, Tokens]:
         if self.dying.is_set() and self.open_slots:
             raise ValueError("the device is gone")
-        return super().generate(most)
+        return super().generate(*args)
 
     def reset(self) -> None:
         if self.dying.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from serving.engine import Engine, Prefix, Sampling, Tokens
@@ -22,10 +23,11 @@ class Faulty(Engine):
         self.gate = threading.Event()
         self.gate.set()
         super().__init__(*args, **settings)
+        self._chunk = self.chunk
 
     def mend(self) -> None:
         """Be as at the beginning."""
-        self.dying, self.in_round, self.chunk = False, False, 256
+        self.dying, self.in_round, self.chunk = False, False, self._chunk
         self.gate.set()
         self.reset()
 
@@ -34,13 +36,13 @@ class Faulty(Engine):
             raise ValueError("this prompt cannot be run")
         return super().prefill(prefix)
 
-    def generate(self, most: int | None = None) -> dict[int, Tokens]:
+    def generate(self, most: int | None = None, slots: Sequence[int] | None = None) -> dict[int, Tokens]:
         self.in_round = True
         assert self.gate.wait(30)
         if self.dying and self.open_slots:
             raise ValueError("the device is gone")
         try:
-            return super().generate(most)
+            return super().generate(most, slots)
         finally:
             self.in_round = False
 

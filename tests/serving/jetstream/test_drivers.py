@@ -113,7 +113,7 @@ def test_a_prompt_that_was_run_before_is_found(jetstream_server: RunningServer, 
     body = PROMPT | {"prompt": "once only, " * 12}
     first, again = ask(jetstream_server, body)["usage"], ask(jetstream_server, body)["usage"]
     assert first["prompt_tokens_details"]["cached_tokens"] < 20
-    assert again["prompt_tokens_details"]["cached_tokens"] == again["prompt_tokens"] - 1
+    assert again["prompt_tokens_details"]["cached_tokens"] > again["prompt_tokens"] - 5
 
 
 def test_a_stream_comes_in_pieces_of_whole_characters(jetstream_server: RunningServer) -> None:

@@ -1,0 +1,117 @@
+"""`comem bench vllm`: our server beside vLLM's, on the same weights: a load of random prompts, and replayed traffic.
+
+Every server has one core to itself while it is measured: the agent's the first, the memory model's the second. Under
+the load the client has the second core; under the replayed traffic it runs beside both servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from comem_jax.config import Config, make_results_folder
+from comem_jax.errors import UserError
+from serving.bench import measured
+from serving.load import Load, ServeBenchConfig, bench_serve, serve_table
+from serving.load import summary as load_summary
+from serving.process import ServerProcess
+from serving.replay import Pair, Replay, ReplayConfig, replay, replay_table
+from serving.replay import summary as replay_summary
+from serving.vllm import VllmProcess
+
+OURS = "comem"
+
+
+class VersusConfig(Config):
+    """Which model folders are served, what the servers are asked, and how many `slots` ours has.
+
+    `vllm` has words of vLLM's command line by the name of a side; ours, and its other sides, are compared with the
+    first.
+    """
+
+    agent: Path
+    memory: Path
+    vllm: dict[str, list[str]] = Field(min_length=1)
+    load: Load
+    replay: Replay
+    slots: int = Field(32, ge=1)
+    out: Path
+
+    @property
+    def sides(self) -> list[str]:
+        """What is measured."""
+        return [*self.vllm, OURS]
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds there are."""
+        loads = len(self.load.requests) * (self.load.repeats + 1)
+        return len(self.sides) * (loads + self.replay.repeats + 1)
+
+
+def versus(config: VersusConfig, on_round: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Start all servers, measure them in turns, and return `load` and `replay` with every round, and with what.
+
+    Raises `UserError` where there is no vLLM or fewer than two cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise UserError("comem bench vllm needs two cores: one for a server, one for its client")
+    conditions, out = measured(), config.out
+    with ExitStack() as stack:
+        urls = {side: _start(side, config.agent, cores[0], config, stack) for side in config.sides}
+        conditions["vllm"] = _version(urls[config.sides[0]])
+        load = ServeBenchConfig(servers=urls, out=out, **config.load.model_dump())
+        with _pinned(cores[1]):
+            loads = asyncio.run(bench_serve(load, on_round))
+        memories = {side: _start(side, config.memory, cores[1], config, stack) for side in config.sides}
+        pairs = {side: Pair(agent=urls[side], memory=memories[side]) for side in config.sides}
+        traffic = ReplayConfig(pairs=pairs, out=out, **config.replay.model_dump())
+        replays = asyncio.run(replay(traffic, on_round))
+    return {
+        "measured": conditions,
+        "load": {"summary": load_summary(load, loads), "rounds": [asdict(each) for each in loads]},
+        "replay": {"summary": replay_summary(traffic, replays), "rounds": [asdict(each) for each in replays]},
+    }
+
+
+def write_versus(config: VersusConfig, command: str, results: dict[str, Any]) -> str:
+    """Write `config.yaml`, `results.json` and `table.md` into the results folder; returns the tables."""
+    tables = "\n".join((serve_table(results["load"]["summary"]), replay_table(results["replay"]["summary"])))
+    make_results_folder(config.out)
+    (config.out / "config.yaml").write_text(config.to_yaml())
+    (config.out / "results.json").write_text(json.dumps({"command": command} | results, indent=1) + "\n")
+    (config.out / "table.md").write_text(tables)
+    return tables
+
+
+def _start(side: str, model: Path, core: int, config: VersusConfig, stack: ExitStack) -> str:
+    """Start a server that ends with the stack, and return its URL."""
+    if side == OURS:
+        return stack.enter_context(ServerProcess(model, cpu=core, slots=config.slots)).url
+    return stack.enter_context(VllmProcess(model, *config.vllm[side], cpu=core)).url
+
+
+def _version(url: str) -> str:
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/version", timeout=60) as answer:
+        return str(json.load(answer)["version"])
+
+
+@contextmanager
+def _pinned(core: int) -> Iterator[None]:
+    """Keep this thread, and those it starts, to one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
