@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test test-slow test-vllm lint format bench bench-vllm weights clean
+.PHONY: demo install jetstream test test-slow test-vllm lint format bench bench-vllm weights clean
 
 demo: install
 	$(BIN)/comem demo
@@ -15,8 +15,14 @@ install: .venv/.installed
 	touch $@
 
 .venv/.developed: .venv/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,jetstream]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps google-jetstream
 	touch $@
+
+# JetStream's driver for `comem serve`; most of what google-jetstream asks for is not used, TensorFlow among it.
+jetstream: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[jetstream]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps google-jetstream
 
 test: .venv/.developed
 	$(BIN)/pytest

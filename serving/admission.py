@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,12 +13,13 @@ LATER = 5  # seconds until a server that is loading, begins again or ends is wor
 
 
 class Admission:
-    """Counts answers under way or waiting, at most `limit` of them. All but reading belongs to the event loop."""
+    """Counts answers under way or waiting, at most `limit` of them, for any number of event loops."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open = 0
         self.closed = False
+        self.door = threading.Lock()  # HTTP and gRPC have an event loop each
 
     def close(self) -> None:
         """Let nobody else in."""
@@ -30,7 +32,8 @@ class Admission:
         try:
             yield ticket
         finally:
-            self.open -= ticket.held
+            with self.door:
+                self.open -= ticket.held
 
 
 class Ticket:
@@ -42,7 +45,10 @@ class Ticket:
 
     def take(self, answers: int) -> None:
         """Take a place for each answer; raises `ApiError` where there are too few (429) or the server ends (503)."""
-        admission = self._admission
+        with self._admission.door:
+            self._take(answers, self._admission)
+
+    def _take(self, answers: int, admission: Admission) -> None:
         if admission.closed:
             raise unavailable("the server is ending and takes no more requests")
         if answers > admission.limit:

@@ -127,6 +127,22 @@ class Job:
             output.ids, output.logprobs, output.top = tokens.ids[:count], tokens.logprobs[:count], tokens.top[:count]
         return output
 
+    def account(self, output: Output, metrics: Metrics) -> None:
+        """Count an output that is about to be delivered."""
+        now = time.perf_counter()
+        if output.tokens:
+            if self.first is None:
+                self.first = now
+                metrics.first_token(now - self.submitted)
+            metrics.generated(output.tokens, None if self.latest is None else now - self.latest)
+            self.latest = now
+        if output.last:
+            metrics.finished(output.finish or "error", now - self.submitted)
+        if output.last and self.first is not None:
+            metrics.answer(len(self.produced))
+            if len(self.produced) > 1:
+                metrics.per_token((now - self.first) / (len(self.produced) - 1))
+
     @property
     def scored(self) -> ScoredPrompt | None:
         """The prompt with its scores, once it has been run; None where they were not asked for."""
@@ -379,23 +395,10 @@ class Scheduler:
             except Exception as error:
                 log.exception("a request failed")
                 output = Output(error=error)
-            self._account(job, output)
+            job.account(output, self._metrics)
             if output.last:
                 self._leave(job)
             job.deliver(output)
-
-    def _account(self, job: Job, output: Output) -> None:
-        now = time.perf_counter()
-        if job.first is None:
-            job.first = now
-            self._metrics.first_token(now - job.submitted)
-        self._metrics.generated(output.tokens, None if job.latest is None else now - job.latest)
-        job.latest = now
-        if output.last:
-            self._metrics.finished(output.finish or "error", now - job.submitted)
-            self._metrics.answer(len(job.produced))
-            if len(job.produced) > 1:
-                self._metrics.per_token((now - job.first) / (len(job.produced) - 1))
 
     def _leave(self, job: Job) -> None:
         """Free a running answer's slot and its pages."""

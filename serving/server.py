@@ -129,7 +129,7 @@ async def _answer(
     form: ChatForm | TextForm,
 ) -> Response:
     for prompt in prompts:
-        _check_prompt(service, prompt)
+        check_prompt(service, prompt)
     _check_ids(service, "logit_bias", [int(name) for name in body.logit_bias])
     grammar = await _grammar(service, body)
     generations = [
@@ -245,7 +245,8 @@ def _check_model(service: Service, model: str) -> None:
         raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def _check_prompt(service: Service, prompt: list[int]) -> None:
+def check_prompt(service: Service, prompt: list[int]) -> None:
+    """Raise `ApiError` for a prompt that is empty, does not fit the window or has ids beyond the vocabulary."""
     if not prompt:
         raise ApiError(400, "The prompt is empty.", param="prompt")
     if len(prompt) >= service.window:

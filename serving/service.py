@@ -22,6 +22,7 @@ from comem_jax.models.loading import load_dummy
 from serving.admission import Admission
 from serving.engine import PAGE, Engine
 from serving.grammar import Grammars
+from serving.jetstream import require_jetstream
 from serving.meshes import replica_meshes
 from serving.metrics import Metrics
 from serving.replicas import Replica, Replicas
@@ -33,11 +34,13 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 QUANTIZATIONS = ("none", "int8")
 CACHE_DTYPES = {"auto": None, **DTYPES, "int8": jnp.int8}
 LOAD_FORMATS = ("auto", "dummy")
+DRIVERS = ("native", "jetstream")
 CHOICES: dict[str, Collection[str]] = {
     "dtype": DTYPES,
     "quantize": QUANTIZATIONS,
     "load_format": LOAD_FORMATS,
     "kv_cache_dtype": CACHE_DTYPES,
+    "driver": DRIVERS,
 }
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
 QUEUE = 256
@@ -56,6 +59,7 @@ class ServeOptions:
     "dummy" they are random, and the folder needs none. Keys and values are kept as `kv_cache_dtype`: "auto" is `dtype`,
     and "int8" has a scale for every token and head. `mesh` has the sizes of "tensor", over how many devices a model is
     parted, and of "data", how many there are, each with `slots` and `cache` of its own; None is one device.
+    `driver` is what schedules requests: "native", or "jetstream" for JetStream's orchestrator, over one model alone.
     """
 
     model: Path
@@ -69,6 +73,7 @@ class ServeOptions:
     load_format: str = "auto"
     kv_cache_dtype: str = "auto"
     mesh: Mapping[str, int] | None = None
+    driver: str = "native"
 
     @property
     def served_name(self) -> str:
@@ -86,8 +91,13 @@ class Service:
         for name, valid in CHOICES.items():
             if (value := getattr(options, name)) not in valid:
                 raise UserError(f"there is no {name} {value!r}{nearest(value, valid)}")
+        if options.driver == "jetstream":
+            if (options.mesh or {}).get("data", 1) > 1:
+                raise UserError("the jetstream driver has one copy of the model; data above 1 is for the native driver")
+            require_jetstream()
         self._options = options
         self.name = options.served_name
+        self.driver = options.driver
         self.created = int(time.time())
         config = Qwen3Config.from_folder(options.model)
         positions = config.max_position_embeddings
@@ -180,6 +190,11 @@ class Service:
 
     def _load(self) -> Driver:
         self.grammars.warm_up()
+        if self.driver == "jetstream":
+            from serving.jetstream.scheduler import JetStreamScheduler
+
+            engine = self._engine(self._meshes[0])
+            return JetStreamScheduler(engine, self.format, self.tokens, self.metrics, self.admission.limit)
         begin = [partial(self._load_replica, mesh) for mesh in self._meshes]
         if len(begin) == 1:
             return begin[0]()
@@ -188,6 +203,9 @@ class Service:
         return Replicas(replicas, self.metrics)
 
     def _load_replica(self, mesh: Mesh | None) -> Scheduler:
+        return Scheduler(self._engine(mesh), self.tokens, frozenset(self.format.eos_ids), self.metrics)
+
+    def _engine(self, mesh: Mesh | None) -> Engine:
         options, eos = self._options, self.format.eos_ids
         dtype = DTYPES[options.dtype]
         cache_dtype = CACHE_DTYPES[options.kv_cache_dtype] or dtype
@@ -197,7 +215,7 @@ class Service:
             model, slots=options.slots, window=self.window, pages=pages, eos_ids=eos, dtype=cache_dtype, mesh=mesh
         )
         engine.warm_up()
-        return Scheduler(engine, self.tokens, frozenset(eos), self.metrics)
+        return engine
 
     def _model(self, dtype: Any, mesh: Mesh | None) -> Qwen3:
         read = load_dummy if self._options.load_format == "dummy" else load

@@ -16,7 +16,9 @@ HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoi
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
 API_KEY = "COMEM_API_KEY"
 GRACE = 30.0
-OPTIONS = ("name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "kv_cache_dtype", "host")
+OPTIONS = (
+    "name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "kv_cache_dtype", "driver", "host"
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="DTYPE", help=kept)
     mesh = "devices to use: tensor of them for each copy of the model, and data copies (default: one device)"
     parser.add_argument("--mesh", metavar="tensor=N,data=M", help=mesh)
+    driver = "native, or jetstream for JetStream's orchestrator (extra: jetstream) (default: %(default)s)"
+    parser.add_argument("--driver", default="native", help=driver)
+    grpc_port = "port of JetStream's gRPC service, 0 for any free one, with --driver jetstream (default: none)"
+    parser.add_argument("--grpc-port", type=int, metavar="PORT", help=grpc_port)
     parser.add_argument("--api-key", metavar="KEY", help=f"key that clients must send (default: {API_KEY}, else none)")
     grace = "after SIGTERM, for answers under way; a second SIGTERM ends at once (default: %(default)s)"
     parser.add_argument("--grace", type=float, default=GRACE, metavar="SECONDS", help=grace)
@@ -64,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
     options = {name: getattr(args, name) for name in OPTIONS}
     options["mesh"] = read_mesh(args.mesh) if args.mesh is not None else None
-    server = start_server(args.model, args.port, api_key=args.api_key or os.environ.get(API_KEY), **options)
+    key = args.api_key or os.environ.get(API_KEY)
+    server = start_server(args.model, args.port, api_key=key, grpc_port=args.grpc_port, **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.
         while not asked.wait(0.5) and server.service.state != "dead":

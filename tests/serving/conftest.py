@@ -107,6 +107,13 @@ def server(folder: Path) -> Iterator[RunningServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def jetstream_server(folder: Path) -> Iterator[RunningServer]:
+    with start_server(folder, slots=4, driver="jetstream", grpc_port=0) as server:
+        server.service.wait_ready(timeout=200)
+        yield server
+
+
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:

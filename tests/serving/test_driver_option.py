@@ -1,0 +1,34 @@
+"""`comem serve --driver`, with the extra installed or without it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from comem_jax.cli import main
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--driver", "jetstrem"], "there is no driver 'jetstrem'; did you mean 'jetstream'?"),
+        (
+            ["--driver", "jetstream"],
+            "shortuuid, not installed here; install with: pip install grpcio protobuf shortuuid",
+        ),
+        (["--driver", "jetstream", "--mesh", "data=2"], "the jetstream driver has one copy of the model"),
+        (["--grpc-port", "0"], "a gRPC port is for the jetstream driver alone"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "shortuuid", None)
+    assert main(["serve", "--model", str(folder), "--port", "0", *options]) == 2
+    assert sentence in capsys.readouterr().err
