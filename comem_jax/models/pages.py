@@ -119,16 +119,23 @@ def read(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> P
     Returns what they found, the first two axes as one.
     """
     rows = jnp.moveaxis(q, 1, 3)
-    # One axis of queries, the last but one: the product then comes as it is used, and is not transposed.
-    scores = jnp.einsum(
-        "ekqd,eksd->ekqs", rows.reshape(*rows.shape[:2], -1, q.shape[-1]), keys, preferred_element_type=jnp.float32
-    )
+    scores = _scores(rows.reshape(*rows.shape[:2], -1, q.shape[-1]), keys)
     scores = jnp.where(mask[:, None, None], scores.reshape(*rows.shape[:-1], -1), MASKED)
     top = jnp.maximum(scores.max(axis=-1), MASKED / 2)  # so that the powers of a query that sees nothing are 0
     powers = jnp.exp(scores - top[..., None])
     summed = _product(powers.astype(values.dtype), values)
     found = (jnp.moveaxis(x, 3, 1) for x in (top, powers.sum(axis=-1), summed))
     return Partial(*(x.reshape(-1, *x.shape[2:]) for x in found))
+
+
+def _scores(q: jax.Array, keys: jax.Array) -> jax.Array:
+    """Return the products `[e, k, q, s]` of queries `[e, k, q, d]` and keys `[e, k, s, d]`, in float32.
+
+    The one of them that has more rows comes first, which is faster on CPU.
+    """
+    if q.shape[2] > FEW:
+        return jnp.einsum("ekqd,eksd->ekqs", q, keys, preferred_element_type=jnp.float32)
+    return jnp.swapaxes(jnp.einsum("eksd,ekqd->eksq", keys, q, preferred_element_type=jnp.float32), 2, 3)
 
 
 def _product(powers: jax.Array, values: jax.Array) -> jax.Array:
@@ -177,5 +184,7 @@ def _sum(one: Partial, other: Partial, top: jax.Array) -> Partial:
 
 def _gather(x: jax.Array, layer: jax.Array | int, places: jax.Array) -> jax.Array:
     """Return the pages `[e, c]` of a layer, end to end: `[e, kv_heads, c * size, head_dim]`."""
-    found = x[layer, places[:, None], jnp.arange(x.shape[2])[:, None]]
-    return found.reshape(*found.shape[:2], -1, found.shape[-1])
+    _, pages, heads, size, dim = x.shape
+    each = ((layer * pages + places)[:, None] * heads + jnp.arange(heads)[:, None]).reshape(-1)
+    found = x.reshape(-1, size * dim).at[each].get(mode="promise_in_bounds")  # rows of one array: a third faster
+    return found.reshape(len(places), heads, -1, dim)
