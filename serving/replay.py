@@ -78,7 +78,7 @@ class Client(BenchClient):
             answer = await self.openai.post("/chat/completions", cast_to=ChatCompletion, body=asked)
         except openai.OpenAIError as error:
             raise UserError(f"{self.url} did not answer a recorded request: {error}") from None
-        seconds, usage = time.perf_counter() - begun, answer.usage
+        seconds, usage = round(time.perf_counter() - begun, 6), answer.usage
         if usage is None or usage.completion_tokens != body["max_tokens"]:
             told = "an unknown number of" if usage is None else str(usage.completion_tokens)
             raise UserError(f"{self.url} answered {told} tokens where {body['max_tokens']} were asked for")
