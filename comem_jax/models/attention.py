@@ -47,6 +47,11 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Ar
     return (summed / total).astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
+def on_cuda() -> bool:
+    """Return whether JAX runs on an NVIDIA GPU."""
+    return "cuda" in jax.local_devices()[0].client.platform_version
+
+
 def causal_mask(length: int, segment_ids: jax.Array | None) -> jax.Array:
     """Return a boolean `[batch or 1, length, length]` mask: earlier tokens and itself, of the same segment only.
 
