@@ -73,7 +73,7 @@ def start_server(
     """Start serving a Hugging Face folder and return at once; `.service.wait_ready()` waits until it answers.
 
     With an `api_key` clients must send it. `options` are those of `ServeOptions`: name, slots, queue, window, cache,
-    dtype, quantize, load_format, kv_cache_dtype.
+    dtype, quantize, load_format, kv_cache_dtype, attention, mesh.
     Raises `UserError` for a folder, an option or a port that cannot be served.
     """
     keep_compiled_programs()

@@ -23,13 +23,19 @@ from jax.experimental.pallas import triton
 
 from comem_jax.errors import UserError
 from comem_jax.models.attention import MASKED, on_cuda
-from comem_jax.models.pages import Pages, Partial, Reads, merge, read_by_chunks
+from comem_jax.models.pages import Pages, Partial, Reader, Reads, merge, read_by_chunks
 
-KEYS = 64  # places of pages that a program reads at a time, at most
-FEWEST_ROWS, MOST_ROWS = 16, 64  # query rows of a program: tensor cores take no fewer, registers hold not many more
+FEWEST_ROWS = 16  # of queries, in a program: tensor cores multiply no fewer
 PROGRAMS = 256  # for a prompt's tokens: about two for each multiprocessor of a large device
 # Query rows whose partial results are kept until they are merged: at a head_dim of 128, 4 MB a kv head.
 ROUND = 8192
+
+
+class Tile(NamedTuple):
+    """What a program holds at a time, at most: places of pages, and rows of queries."""
+
+    keys: int
+    rows: int
 
 
 class Stretches(NamedTuple):
@@ -43,6 +49,11 @@ class Stretches(NamedTuple):
     valid: jax.Array
     first: jax.Array
     end: jax.Array
+
+
+def page_reader(attention: str) -> Reader:
+    """Return what reads pages under a choice of `attention.CHOICES`: the kernel is used only where it is asked for."""
+    return read_on_gpu if attention == "pallas" else read_by_chunks
 
 
 def check_kernel(head_dim: int) -> None:
@@ -78,8 +89,8 @@ def read_by_kernel(
 def _read_by_all(attend: Any, q: jax.Array, reads: Reads, size: int, before: Partial) -> Partial:
     """Let all queries read all pages, in a few stretches of the same length."""
     queries, kv_heads, group, _ = q.shape
-    places, valid = _blocks(reads, size)
-    programs = kv_heads * -(-queries * group // MOST_ROWS)
+    places, valid = _blocks(reads, size, _tile(q.dtype).keys)
+    programs = kv_heads * -(-queries * group // _tile(q.dtype).rows)
     parts = min(max(1, PROGRAMS // programs), len(places))
     used = jnp.asarray(reads.count) * (len(places) // len(reads.pages))
     each = -(-used // parts)
@@ -98,7 +109,7 @@ def _part(found: Partial, number: int, taken: jax.Array, shape: tuple[int, ...])
 def _read_by_few(attend: Any, q: jax.Array, reads: Reads, size: int, before: Partial) -> Partial:
     """Let each read's readers read its pages, so many reads at a time that their partial results take little room."""
     chunks, width, members = reads.readers.shape
-    places, valid = _blocks(reads, size)
+    places, valid = _blocks(reads, size, _tile(q.dtype).keys)
     count = chunks * width
     taken = ((jnp.arange(chunks) < reads.count)[:, None] & (reads.valid > 0)).reshape(-1)
     first = jnp.arange(count) * (len(places) // count)
@@ -151,10 +162,15 @@ def _by_query(found: Partial, shape: tuple[int, ...]) -> Partial:
     return Partial(*(turn(x) for x in found))
 
 
-def _blocks(reads: Reads, size: int) -> tuple[jax.Array, jax.Array]:
-    """Return the pages of all reads in blocks `[blocks, pages]`, and how many places of each count."""
+def _tile(dtype: Any) -> Tile:
+    """Return the tile whose queries, keys and values fit a multiprocessor's registers and shared memory."""
+    return Tile(64, 64) if dtype.itemsize == 2 else Tile(32, FEWEST_ROWS)
+
+
+def _blocks(reads: Reads, size: int, most: int) -> tuple[jax.Array, jax.Array]:
+    """Return the pages of all reads in blocks `[blocks, pages]` of at most `most` places; how many of each count."""
     span = reads.pages.shape[-1]
-    pages = next(n for n in range(span, 0, -1) if span % n == 0 and (n * size <= KEYS or n == 1))
+    pages = next(n for n in range(span, 0, -1) if span % n == 0 and (n * size <= most or n == 1))
     before = jnp.arange(0, span, pages) * size
     valid = jnp.clip(reads.valid[..., None] - before, 0, pages * size)
     return jnp.reshape(reads.pages, (-1, pages)), valid.reshape(-1)
@@ -163,7 +179,7 @@ def _blocks(reads: Reads, size: int) -> tuple[jax.Array, jax.Array]:
 def _attend(rows: jax.Array, pages: Pages, layer: jax.Array | int, over: Stretches, interpret: bool) -> Partial:
     """Return what query rows `[n or 1, k, rows, d]` find in the `n` stretches; anything where one has no block."""
     count, (_, kv_heads, length, dim) = len(over.first), rows.shape
-    block = min(max(FEWEST_ROWS, pl.next_power_of_2(length)), MOST_ROWS)
+    block = min(max(FEWEST_ROWS, pl.next_power_of_2(length)), _tile(rows.dtype).rows)
     shape = count, kv_heads, length
     wide, narrow = (None, None, block, dim), (None, None, block)
     of_all = len(rows) == 1
