@@ -99,7 +99,7 @@ def start_server(
 
     With an `api_key` clients must send it; with a `grpc_port` (0 for any free one) the jetstream driver answers
     JetStream's gRPC there too. `options` are those of `ServeOptions`: name, slots, queue, window, cache, dtype,
-    quantize, load_format, kv_cache_dtype, driver.
+    quantize, load_format, kv_cache_dtype, attention, mesh, driver.
     Raises `UserError` for a folder, an option or a port that cannot be served.
     """
     keep_compiled_programs()

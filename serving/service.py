@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError, nearest
 from comem_jax.models import Qwen3, Qwen3Config, load
+from comem_jax.models.attention import CHOICES as ATTENTIONS
+from comem_jax.models.kernels import check_kernel
 from comem_jax.models.loading import load_dummy
 from serving.admission import Admission
 from serving.engine import PAGE, Engine
@@ -40,6 +42,7 @@ CHOICES: dict[str, Collection[str]] = {
     "quantize": QUANTIZATIONS,
     "load_format": LOAD_FORMATS,
     "kv_cache_dtype": CACHE_DTYPES,
+    "attention": ATTENTIONS,
     "driver": DRIVERS,
 }
 WINDOW = 4096  # where neither the user nor the model asks for less: the cache takes slots times as much
@@ -57,9 +60,11 @@ class ServeOptions:
     under way and for prompts to come (`cache`; None for every slot's whole window), and the weights' `dtype` ("float32"
     or "bfloat16"). With `quantize` "int8" weights are kept as int8, and `dtype` is that of all else; with `load_format`
     "dummy" they are random, and the folder needs none. Keys and values are kept as `kv_cache_dtype`: "auto" is `dtype`,
-    and "int8" has a scale for every token and head. `mesh` has the sizes of "tensor", over how many devices a model is
-    parted, and of "data", how many there are, each with `slots` and `cache` of its own; None is one device.
-    `driver` is what schedules requests: "native", or "jetstream" for JetStream's orchestrator, over one model alone.
+    and "int8" has a scale for every token and head. `attention` says what reads them on an NVIDIA GPU: with "pallas" a
+    kernel, else XLA, as everywhere; "auto" is XLA, until the kernel has been measured. `mesh` has the sizes of
+    "tensor", over how many devices a model is parted, and of "data", how many there are, each with `slots` and `cache`
+    of its own; None is one device. `driver` is what schedules requests: "native", or "jetstream" for JetStream's
+    orchestrator, over one model alone.
     """
 
     model: Path
@@ -72,6 +77,7 @@ class ServeOptions:
     quantize: str = "none"
     load_format: str = "auto"
     kv_cache_dtype: str = "auto"
+    attention: str = "auto"
     mesh: Mapping[str, int] | None = None
     driver: str = "native"
 
@@ -100,6 +106,8 @@ class Service:
         self.driver = options.driver
         self.created = int(time.time())
         config = Qwen3Config.from_folder(options.model)
+        if options.attention == "pallas":
+            check_kernel(config.head_dim)
         positions = config.max_position_embeddings
         self.window = min(positions, WINDOW) if options.window is None else options.window
         if options.slots < 1:
@@ -219,4 +227,6 @@ class Service:
 
     def _model(self, dtype: Any, mesh: Mesh | None) -> Qwen3:
         read = load_dummy if self._options.load_format == "dummy" else load
-        return read(self._options.model, dtype, mesh, int8=self._options.quantize == "int8", spread=True)
+        model = read(self._options.model, dtype, mesh, int8=self._options.quantize == "int8", spread=True)
+        model.attention = self._options.attention
+        return model

@@ -16,9 +16,8 @@ HELP = "Serve a model folder in Hugging Face form as an OpenAI-compatible endpoi
 EXAMPLE = "comem serve --model models/qwen3-0.6b --port 8000"
 API_KEY = "COMEM_API_KEY"
 GRACE = 30.0
-OPTIONS = (
-    "name", "slots", "queue", "window", "cache", "dtype", "quantize", "load_format", "kv_cache_dtype", "driver", "host"
-)  # fmt: skip
+CHOICES = ("dtype", "quantize", "load_format", "kv_cache_dtype", "attention", "driver")
+OPTIONS = ("name", "slots", "queue", "window", "cache", "host", *CHOICES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-format", default="auto", metavar="FORMAT", help=dummy)
     kept = "dtype of kept keys and values: auto is --dtype, float32, bfloat16, or int8 (default: %(default)s)"
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="DTYPE", help=kept)
+    attention = (
+        "what reads kept keys and values on a GPU: auto and xla are XLA, pallas a kernel that was never measured"
+    )
+    parser.add_argument("--attention", default="auto", metavar="WAY", help=f"{attention} (default: %(default)s)")
     mesh = "devices to use: tensor of them for each copy of the model, and data copies (default: one device)"
     parser.add_argument("--mesh", metavar="tensor=N,data=M", help=mesh)
     driver = "native, or jetstream for JetStream's orchestrator (extra: jetstream) (default: %(default)s)"

@@ -8,8 +8,12 @@ import jax.numpy as jnp
 from comem_jax.models.sharding import is_split
 
 MASKED = -1e30
+# What computes attention on an NVIDIA GPU; elsewhere XLA does. "auto" is cuDNN for causal attention and XLA for pages,
+# "pallas" cuDNN and the kernel of `kernels` for pages, "xla" neither.
+CHOICES = ("auto", "xla", "pallas")
 # Causal attention is computed in blocks of at least this many queries, and in at most this many blocks.
 BLOCK, MAX_BLOCKS = 128, 8
+CUDNN_DIM = 128  # the longest heads that it takes before Hopper
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, causal: bool = False) -> jax.Array:
@@ -34,6 +38,37 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, causal:
     return jnp.concatenate(parts, axis=1)
 
 
+def attend_causal(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array, segments: bool, choice: str = "auto"
+) -> jax.Array:
+    """Return what `attend` does with a `mask` of `causal_mask`, through cuDNN where `takes_cudnn` says so.
+
+    `segments` says whether the mask parts segments: otherwise cuDNN needs none, which is faster. What it returns has
+    never been compared with `attend` on a GPU here; JAX's own tests hold it to 0.01 of XLA's in bfloat16.
+    """
+    if takes_cudnn(q, segments=segments, choice=choice, cuda=on_cuda()):
+        return attend_through_cudnn(q, k, v, mask if segments else None)
+    return attend(q, k, v, mask, causal=True)
+
+
+def takes_cudnn(q: jax.Array, *, segments: bool, choice: str, cuda: bool) -> bool:
+    """Return whether cuDNN computes causal attention of these queries, on an NVIDIA GPU where `cuda` says so.
+
+    It has no float32, and no length that lies on several devices; a masked one must be even for its gradient. The
+    choice is made while a program is traced: one left to XLA's lowering keeps for the backward pass what both need.
+    """
+    length, head_dim = q.shape[1], q.shape[3]
+    fits = q.dtype in (jnp.bfloat16, jnp.float16) and head_dim <= CUDNN_DIM and head_dim % 8 == 0
+    whole = not is_split("length") and not (segments and length % 2)
+    return choice != "xla" and cuda and fits and whole
+
+
+def attend_through_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return causal attention through cuDNN, also masked by `mask`; raises `RuntimeError` where there is no cuDNN."""
+    heads = None if mask is None else mask[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=heads, is_causal=True, implementation="cudnn")
+
+
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     batch, queries, heads, head_dim = q.shape
     grouped = q.reshape(batch, queries, k.shape[2], heads // k.shape[2], head_dim)
@@ -45,6 +80,11 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Ar
     total = powers.sum(axis=-1, keepdims=True)
     summed = jnp.einsum("bkgts,bskd->bkgtd", powers.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (summed / total).astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+def on_cuda() -> bool:
+    """Return whether JAX runs on an NVIDIA GPU."""
+    return "cuda" in jax.local_devices()[0].client.platform_version
 
 
 def causal_mask(length: int, segment_ids: jax.Array | None) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from comem_jax.models.config import Qwen3Config
+from comem_jax.models.kernels import page_reader
 from comem_jax.models.pages import Pages, Reads, finish, packed, read, read_pages
 from comem_jax.models.products import Weights
 from comem_jax.models.qwen3 import Qwen3, block, rms_norm, rotary
@@ -25,6 +26,7 @@ def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, r
     one page of T places, `[layers, 1, kv_heads, T, head_dim]`.
     """
     config, length = model.config, tokens.shape[0]
+    reader = page_reader(model.attention)
     rotation = _rotary(start + jnp.arange(length)[None], config)
     causal = jnp.tril(jnp.ones((1, length, length), bool))
 
@@ -36,7 +38,7 @@ def run_chunk(model: Qwen3, pages: Pages, tokens: jax.Array, start: jax.Array, r
             kept.append(packed(_by_head(k), _by_head(v), pages.keys.dtype))
             grouped = _grouped(q[0], k.shape[2])
             own = read(grouped[None], *kept[0].wide(q.dtype), causal)
-            return _heads(finish(read_pages(grouped, pages, number, reads, own)), q)
+            return _heads(finish(read_pages(grouped, pages, number, reads, own, reader=reader)), q)
 
         return block(x, weights, config, rotation, attention), kept[0]
 
@@ -60,7 +62,7 @@ def run_step(model: Qwen3, pages: Pages, recent: Pages, new: Step, reads: Sequen
     `recent`, a page of `steps` places a row, holds what was run since the pages were written, as much for every row.
     Returns hidden states `[B, hidden]` after the final norm, and `recent` with the new tokens' keys and values.
     """
-    config = model.config
+    config, reader = model.config, page_reader(model.attention)
     rotation = _rotary(new.positions[:, None], config)
     mask = (jnp.arange(recent.size) <= new.recent)[None, None]
 
@@ -77,7 +79,7 @@ def run_step(model: Qwen3, pages: Pages, recent: Pages, new: Step, reads: Sequen
             keys, values = near.wide(q.dtype)
             partial = read(grouped[:, None], keys, values, mask)
             for some in reads:
-                partial = read_pages(grouped, pages, number, some, partial)
+                partial = read_pages(grouped, pages, number, some, partial, reader=reader)
             return _heads(finish(partial), q)
 
         return (block(x, weights, config, rotation, attention), written[0]), None

@@ -11,6 +11,7 @@ dimension, q all queries.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,6 +73,9 @@ class Partial(NamedTuple):
     summed: jax.Array
 
 
+Reader = Callable[[jax.Array, Pages, Any, Reads, Partial], Partial]
+
+
 def init_pages(config: Qwen3Config, pages: int, size: int, dtype: Any = jnp.float32) -> Pages:
     """Return a store of empty pages."""
     shape = (config.num_hidden_layers, pages, config.num_key_value_heads, size, config.head_dim)
@@ -87,18 +91,23 @@ def packed(keys: jax.Array, values: jax.Array, dtype: Any) -> Pages:
     return Pages(keys, values, key_scales[..., None], value_scales[..., None])
 
 
-def read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
+def read_pages(
+    q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial, *, reader: Reader | None = None
+) -> Partial:
     """Let queries `q` `[q, k, g, d]`, scaled, read pages of one layer, on top of what they read `before`.
 
-    On a mesh every device reads the pages of its own kv heads.
+    On a mesh every device reads the pages of its own kv heads. `reader` takes the same arguments and does it, by
+    default `read_by_chunks`.
     """
     heads, whole = ("whole", "kv_heads"), ()
-    read_own = on_each_device(_read_pages, (heads, ("layers", *heads), whole, whole, heads), heads)
+    read_own = on_each_device(reader or read_by_chunks, (heads, ("layers", *heads), whole, whole, heads), heads)
     partial: Partial = read_own(q, pages, layer, reads, before)
     return partial
 
 
-def _read_pages(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
+def read_by_chunks(q: jax.Array, pages: Pages, layer: jax.Array | int, reads: Reads, before: Partial) -> Partial:
+    """Read pages as `read_pages` does, of one device: chunk by chunk, a chunk's pages gathered."""
+
     def chunk(number: jax.Array, partial: Partial) -> Partial:
         places, valid = reads.pages[number], reads.valid[number]
         found = jax.tree.map(lambda x: _gather(x, layer, places), pages)

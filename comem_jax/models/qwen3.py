@@ -7,13 +7,14 @@ h query heads, k kv heads, d head dimension, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from comem_jax.models.attention import attend, causal_mask
+from comem_jax.models.attention import attend_causal, causal_mask
 from comem_jax.models.cache import Cache, CachedAttention
 from comem_jax.models.config import Qwen3Config
 from comem_jax.models.embedding import embed
@@ -33,12 +34,16 @@ UNROLLED_LAYERS = 4
 
 
 class Qwen3(nnx.Module):
-    """A Qwen3 language model, dense or with experts; `remat` names what it keeps for the backward pass."""
+    """A Qwen3 language model, dense or with experts.
+
+    `remat` names what it keeps for the backward pass, `attention` what computes it on a GPU (`attention.CHOICES`).
+    """
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: Remat = "none") -> None:
         """Make a random model: normal weights of standard deviation 0.02, norms of one, all of `dtype`."""
         self.config = config
         self.remat = check_remat(remat)
+        self.attention = "auto"
         params = {name: random_weight(weight, rngs, dtype) for name, weight in weight_table(config).items()}
         self.embedding = params["embedding"]
         self.layers = nnx.Dict({k.removeprefix("layers."): p for k, p in params.items() if k.startswith("layers.")})
@@ -70,7 +75,7 @@ class Qwen3(nnx.Module):
         """
         positions = jnp.arange(tokens.shape[1])[None] if positions is None else positions
         rotation = rotary(positions, self.config)
-        attention = _attention(tokens.shape[1], segment_ids, spans)
+        attention = _attention(self.attention, tokens.shape[1], segment_ids, spans)
 
         def layer(x: jax.Array, weights: Weights) -> tuple[jax.Array, None]:
             x = block(x, weights, self.config, rotation, attention, parts=self.remat == "mlp")
@@ -133,11 +138,11 @@ class Qwen3(nnx.Module):
         return layers if layers <= UNROLLED_LAYERS else 1
 
 
-def _attention(length: int, segment_ids: jax.Array | None, spans: jax.Array | None) -> Attention:
+def _attention(choice: str, length: int, segment_ids: jax.Array | None, spans: jax.Array | None) -> Attention:
     if spans is not None:
         return lambda q, k, v: attend_spans(q, k, v, spans)
     mask = causal_mask(length, segment_ids)
-    return lambda q, k, v: attend(q, k, v, mask, causal=True)
+    return partial(attend_causal, mask=mask, segments=segment_ids is not None, choice=choice)
 
 
 def block(
