@@ -79,8 +79,15 @@ class Client(BenchClient):
         return times[0] - begun, (times[-1] - times[0]) / (length - 1)
 
 
-async def bench_serve(config: ServeBenchConfig, on_round: Callable[[], None] = lambda: None) -> list[Round]:
-    """Return all rounds: a first one of each kind that is not counted, then `repeats` with the servers in turns."""
+async def bench_serve(
+    config: ServeBenchConfig,
+    on_round: Callable[[], None] = lambda: None,
+    on_turn: Callable[[str], None] = lambda name: None,
+) -> list[Round]:
+    """Return all rounds: a first one of each kind that is not counted, then `repeats` with the servers in turns.
+
+    `on_turn` is told whose turn comes, `on_round` that one is over.
+    """
     clients = {name: Client(url, config.response_tokens) for name, url in config.servers.items()}
     for client in clients.values():
         await client.find_model()
@@ -89,6 +96,7 @@ async def bench_serve(config: ServeBenchConfig, on_round: Callable[[], None] = l
     for requests in config.requests:
         for repeat in range(config.repeats + 1):
             for name, client in clients.items():
+                on_turn(name)
                 found = await _round(client, name, requests, _prompts(config, requests, rng))
                 rounds += [found] if repeat else []
                 on_round()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -74,6 +75,7 @@ class ServerProcess:
         """End the server, by force if it takes more than 10 seconds."""
         if self._process is None:
             return
+        self.resume()
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.terminate()
@@ -82,6 +84,16 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def pause(self) -> None:
+        """Let the server not run until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the server go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> ServerProcess:
         self.start()

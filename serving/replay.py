@@ -88,15 +88,21 @@ class Client(BenchClient):
         return seconds
 
 
-async def replay(config: ReplayConfig, on_round: Callable[[], None] = lambda: None) -> list[Replayed]:
+async def replay(
+    config: ReplayConfig,
+    on_round: Callable[[], None] = lambda: None,
+    on_turn: Callable[[str], None] = lambda name: None,
+) -> list[Replayed]:
     """Return all rounds: a first of each pair that is not counted, then `repeats` with the pairs in turns.
 
+    `on_turn` is told whose turn comes, `on_round` that one is over.
     Each round's prompts begin with a line of its own, so that no prefix is left from the rounds before.
     """
     sessions = read_traffic(config.traffic)
     rounds = []
     for number, (repeat, name) in enumerate(_turns(config)):
         fresh = _fresh(sessions, f"{config.seed} {number:04d}")
+        on_turn(name)
         rounds.append(await _round(name, repeat, config.pairs[name], fresh))
         on_round()
     return rounds[len(config.pairs) :]

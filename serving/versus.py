@@ -1,7 +1,8 @@
 """`comem bench vllm`: our server beside vLLM's, on the same weights: a load of random prompts, and replayed traffic.
 
 Every server has one core to itself while it is measured: the agent's the first, the memory model's the second. Under
-the load the client has the second core; under the replayed traffic it runs beside both servers.
+the load the client has the second core; under the replayed traffic it runs beside both servers. Servers whose turn it
+is not are stopped meanwhile: idle ones take time of their core too, vLLM's more than half of it for a while.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import asyncio
 import json
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from serving.replay import summary as replay_summary
 from serving.vllm import VllmProcess
 
 OURS = "comem"
+Server = ServerProcess | VllmProcess
 
 
 class VersusConfig(Config):
@@ -68,15 +71,16 @@ def versus(config: VersusConfig, on_round: Callable[[], None] = lambda: None) ->
         raise UserError("comem bench vllm needs two cores: one for a server, one for its client")
     conditions, out = measured(), config.out
     with ExitStack() as stack:
-        urls = {side: _start(side, config.agent, cores[0], config, stack) for side in config.sides}
+        agents = {side: _start(side, config.agent, cores[0], config, stack) for side in config.sides}
+        urls = {side: server.url for side, server in agents.items()}
         conditions["vllm"] = _version(urls[config.sides[0]])
         load = ServeBenchConfig(servers=urls, out=out, **config.load.model_dump())
         with _pinned(cores[1]):
-            loads = asyncio.run(bench_serve(load, on_round))
+            loads = asyncio.run(bench_serve(load, on_round, partial(_let_run, [agents])))
         memories = {side: _start(side, config.memory, cores[1], config, stack) for side in config.sides}
-        pairs = {side: Pair(agent=urls[side], memory=memories[side]) for side in config.sides}
+        pairs = {side: Pair(agent=urls[side], memory=server.url) for side, server in memories.items()}
         traffic = ReplayConfig(pairs=pairs, out=out, **config.replay.model_dump())
-        replays = asyncio.run(replay(traffic, on_round))
+        replays = asyncio.run(replay(traffic, on_round, partial(_let_run, [agents, memories])))
     return {
         "measured": conditions,
         "load": {"summary": load_summary(load, loads), "rounds": [asdict(each) for each in loads]},
@@ -94,11 +98,22 @@ def write_versus(config: VersusConfig, command: str, results: dict[str, Any]) ->
     return tables
 
 
-def _start(side: str, model: Path, core: int, config: VersusConfig, stack: ExitStack) -> str:
-    """Start a server that ends with the stack, and return its URL."""
+def _start(side: str, model: Path, core: int, config: VersusConfig, stack: ExitStack) -> Server:
+    """Start a server that ends with the stack."""
+    server: Server
     if side == OURS:
-        return stack.enter_context(ServerProcess(model, cpu=core, slots=config.slots)).url
-    return stack.enter_context(VllmProcess(model, *config.vllm[side], cpu=core)).url
+        server = ServerProcess(model, cpu=core, slots=config.slots)
+    else:
+        server = VllmProcess(model, *config.vllm[side], cpu=core)
+    stack.enter_context(server)
+    return server
+
+
+def _let_run(servers: Sequence[Mapping[str, Server]], side: str) -> None:
+    """Let one side's servers run, and no other's."""
+    for by_side in servers:
+        for name, server in by_side.items():
+            server.resume() if name == side else server.pause()
 
 
 def _version(url: str) -> str:

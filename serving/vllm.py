@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -77,11 +78,23 @@ class VllmProcess:
         """End the server, and by force whatever of its session is left."""
         if self._process is None or self._guard is None:
             return
+        with suppress(ProcessLookupError):
+            self.resume()
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP)
         self._guard.communicate()
         self._process.wait()
+
+    def pause(self) -> None:
+        """Let none of its processes run until `resume`; they spin for a while after each answer."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let its processes go on."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
 
     def __enter__(self) -> VllmProcess:
         self.start()

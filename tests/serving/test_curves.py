@@ -13,6 +13,7 @@ from serving.curves import EngineBenchConfig, Setting, curves, curves_table
 CONFIG = Path(__file__).parents[2] / "configs" / "bench" / "engine.yaml"
 
 
+@pytest.mark.slow
 def test_the_engine_is_measured_in_every_setting(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
