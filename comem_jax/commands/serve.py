@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from comem_jax.errors import UserError
@@ -71,9 +73,11 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: _asked_once(asked))
     if args.stop_with_stdin:
         threading.Thread(target=_watch_stdin, args=(asked, alone), daemon=True).start()
+    key = args.api_key or os.environ.get(API_KEY)
+    if not key and not _is_loopback(args.host):
+        logging.getLogger(__name__).warning("others can reach %s, and no key is asked for: see --api-key", args.host)
     options = {name: getattr(args, name) for name in OPTIONS}
     options["mesh"] = read_mesh(args.mesh) if args.mesh is not None else None
-    key = args.api_key or os.environ.get(API_KEY)
     server = start_server(args.model, args.port, api_key=key, grpc_port=args.grpc_port, **options)
     try:
         # `state` is looked at now and then, so that a server whose engine died does not go on as a husk.
@@ -85,6 +89,12 @@ def run(args: argparse.Namespace) -> int:
     if server.service.error is not None and not asked.is_set():
         raise server.service.error
     return 0
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _asked_once(asked: threading.Event) -> None:

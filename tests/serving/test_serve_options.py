@@ -1,4 +1,4 @@
-"""`comem serve --driver`, with the extra installed or without it."""
+"""What `comem serve` says of its options: a driver, with its extra installed or without it, and an open address."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     monkeypatch.setitem(sys.modules, "shortuuid", None)
     assert main(["serve", "--model", str(folder), "--port", "0", *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [(["--host", "0.0.0.0"], True), (["--host", "0.0.0.0", "--api-key", "secret"], False), ([], False)],
+)
+def test_a_server_that_others_reach_without_a_key_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: list[str], warned: bool
+) -> None:
+    assert main(["serve", "--model", str(tmp_path / "none"), *options]) == 2
+    assert ("others can reach 0.0.0.0, and no key is asked for" in caplog.text) is warned
