@@ -32,7 +32,7 @@ from serving.sampling import Noise, Tastes
 from serving.scores import PromptScores
 
 PAGE = 16  # tokens
-COPIED = 4  # tokens of part of a page, at least: to run fewer takes less than to copy them
+COPIED = 4  # tokens of part of a prompt's first page, at least
 SHORTEST_CHUNK = 32
 
 log = logging.getLogger(__name__)

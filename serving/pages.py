@@ -56,7 +56,8 @@ class _Content(NamedTuple):
 class PageStore:
     """The pages of one key-value store; sequences begin, grow and end in it.
 
-    Part of a page is copied where it has at least `fewest` tokens that serve.
+    Part of a first page is copied where at least `fewest` of its tokens serve: many prompts begin with the same token,
+    and to run one takes less than to copy it.
     """
 
     def __init__(self, pages: int, size: int, fewest: int = 1) -> None:
@@ -116,7 +117,7 @@ class PageStore:
         number = sequence.held // self.size
         rest = sequence.tokens[sequence.held : min(sequence.held + self.size, len(sequence.tokens) - 1)]
         source, common = self._most_alike(self._before(sequence, number), rest)
-        if common < self._fewest or not (self.free or number < len(sequence.pages)):
+        if common < (1 if number else self._fewest) or not (self.free or number < len(sequence.pages)):
             return None
         self._hold(source)  # so that it is not taken itself
         if number == len(sequence.pages):

@@ -16,7 +16,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from comem_jax.chat import ChatFormat
 from comem_jax.models import Qwen3
-from serving.engine import COPIED, PAGE
 from serving.running import RunningServer
 from tests.serving.conftest import WINDOW
 
@@ -197,9 +196,8 @@ def test_log_probabilities_are_the_models(client: openai.OpenAI, chat_format: Ch
 
 
 def test_cached_tokens_are_those_of_the_repeated_prefix(client: openai.OpenAI, chat_format: ChatFormat) -> None:
-    first, second = "a prefix of its own, and then it says one", "a prefix of its own, and then it says another one"
+    first, second = "a prefix of its own, then one", "a prefix of its own, then another"
     common = [a == b for a, b in zip(chat_format.encode(first), chat_format.encode(second), strict=False)].index(False)
-    assert common % PAGE >= COPIED  # of a page, fewer tokens are rather run again than copied
     before = client.completions.create(prompt=first, max_tokens=3, **GREEDY).usage
     after = client.completions.create(prompt=second, max_tokens=3, **GREEDY).usage
     again = client.completions.create(prompt=second, max_tokens=3, **GREEDY).usage
@@ -314,7 +312,7 @@ def test_metrics_count_what_was_asked(server: RunningServer, client: openai.Open
 
     assert grown("vllm:prompt_tokens_total") == 100
     assert grown("vllm:generation_tokens_total") == 40
-    assert grown("vllm:prefix_cache_hits_total") >= 48  # the whole pages of 49
+    assert grown("vllm:prefix_cache_hits_total") >= 49
     assert grown("vllm:request_success_total") == grown("comem:http_requests_total") == 2
     assert grown("vllm:time_to_first_token_seconds_count") == 2
     assert grown("vllm:request_time_per_output_token_seconds_count") == 2
