@@ -22,6 +22,7 @@ from pydantic import Field
 
 from comem_jax.config import Config, make_results_folder
 from comem_jax.errors import UserError
+from comem_jax.models import Qwen3Config
 from serving.bench import measured
 from serving.load import Load, ServeBenchConfig, bench_serve, serve_table
 from serving.load import summary as load_summary
@@ -64,8 +65,10 @@ class VersusConfig(Config):
 def versus(config: VersusConfig, on_round: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Start all servers, measure them in turns, and return `load` and `replay` with every round, and with what.
 
-    Raises `UserError` where there is no vLLM or fewer than two cores.
+    Raises `UserError` where there is no vLLM, no model in a folder, or fewer than two cores.
     """
+    for folder in (config.agent, config.memory):
+        Qwen3Config.from_folder(folder)  # what raises for a folder that is none
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise UserError("comem bench vllm needs two cores: one for a server, one for its client")
