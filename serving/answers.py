@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from comem_jax.actions import Action
+from serving.jobs import Output
 from serving.replies import CallPiece, Piece, ReplyParser
-from serving.scheduler import Output
 from serving.scores import ScoredPrompt
 from serving.text import TokenBytes
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from serving.admission import unavailable
 from serving.errors import ApiError
-from serving.scheduler import UnavailableError
+from serving.jobs import UnavailableError
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from serving.jobs import Generation, Job, Output, UnavailableError
 from serving.metrics import Metrics
 from serving.restarts import Restarts
-from serving.scheduler import Generation, Job, Output, Scheduler, UnavailableError
+from serving.scheduler import Scheduler
 
 NOBODY = "no replica of the model is ready"
 

@@ -17,14 +17,15 @@ from openai.types.chat import ChatCompletion
 from comem_jax.errors import UserError
 from serving.admission import Ticket, unavailable
 from serving.answers import Answer, ChatForm, TextForm
+from serving.drivers import Driver, stream
 from serving.engine import Sampling
 from serving.errors import ApiError, ErrorBody
 from serving.grammar import Grammar
 from serving.handlers import failure, handle_errors
+from serving.jobs import Generation
 from serving.middleware import BoundBody, CountAnswers, RequireKey
 from serving.protocol import ChatRequest, CompletionRequest
 from serving.replies import THINK
-from serving.scheduler import Driver, Generation, stream
 from serving.service import Service
 
 CLIENT_GONE = 499  # nginx's number for a client that went away

@@ -22,6 +22,7 @@ from comem_jax.models.attention import CHOICES as ATTENTIONS
 from comem_jax.models.kernels import check_kernel
 from comem_jax.models.loading import load_dummy
 from serving.admission import Admission
+from serving.drivers import Driver
 from serving.engine import PAGE, Engine
 from serving.grammar import Grammars
 from serving.jetstream import require_jetstream
@@ -29,7 +30,7 @@ from serving.meshes import replica_meshes
 from serving.metrics import Metrics
 from serving.replicas import Replica, Replicas
 from serving.restarts import Restarts
-from serving.scheduler import Driver, Scheduler
+from serving.scheduler import Scheduler
 from serving.text import TokenBytes
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

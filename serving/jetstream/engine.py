@@ -23,7 +23,7 @@ from serving.jetstream.package import engine_api, tokenizer_pb2
 from serving.jetstream.requests import Request
 from serving.jetstream.tokenizer import Tokenizer
 from serving.jetstream.turns import Turns
-from serving.scheduler import Generation
+from serving.jobs import Generation
 from serving.text import TokenBytes
 
 log = logging.getLogger(__name__)

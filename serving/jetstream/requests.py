@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.engine import Tokens
 from serving.jetstream.package import orchestrator
-from serving.scheduler import Generation, Job, Output
+from serving.jobs import Generation, Job, Output
 from serving.text import TokenBytes
 
 

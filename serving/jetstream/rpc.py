@@ -17,11 +17,12 @@ import grpc
 
 from comem_jax.errors import UserError
 from serving.admission import unavailable
+from serving.drivers import Driver
 from serving.engine import Sampling
 from serving.errors import ApiError
 from serving.handlers import failure
 from serving.jetstream.package import ReturnSample, jetstream_pb2, jetstream_pb2_grpc, orchestrator
-from serving.scheduler import Driver, Generation, Output
+from serving.jobs import Generation, Output
 from serving.server import check_prompt
 from serving.service import Service
 

@@ -13,8 +13,8 @@ from serving.engine import Engine, Tokens
 from serving.jetstream.driver import Driver
 from serving.jetstream.engine import JetStreamEngine
 from serving.jetstream.requests import Active, Request
+from serving.jobs import STOPPING, Generation, Job, Output, UnavailableError
 from serving.metrics import Metrics
-from serving.scheduler import STOPPING, Generation, Job, Output, UnavailableError
 from serving.text import TokenBytes
 
 FULL = "JetStream's queue is full"

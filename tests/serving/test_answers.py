@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tokenizers import Tokenizer
 
 from serving.answers import Answer, ChatForm, TextForm
-from serving.scheduler import Output
+from serving.jobs import Output
 from serving.text import TokenBytes
 
 TEXT = (

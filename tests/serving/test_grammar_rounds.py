@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from comem_jax.models import Qwen3
 from serving.engine import Engine, Sampling
 from serving.grammar import Form, Grammar, Grammars, Guide, choice_rule, json_rule, pattern_rule
+from serving.jobs import Generation, Output
 from serving.metrics import Metrics
-from serving.scheduler import Generation, Output, Scheduler
+from serving.scheduler import Scheduler
 from serving.text import TokenBytes
 
 END = 2

@@ -14,10 +14,11 @@ from tokenizers import Tokenizer
 
 from comem_jax.models import Qwen3
 from serving.engine import Engine, Tokens
+from serving.jobs import UnavailableError
 from serving.metrics import Metrics
 from serving.replicas import Offer, Replica, Replicas, choose
 from serving.restarts import Restarts
-from serving.scheduler import Scheduler, UnavailableError
+from serving.scheduler import Scheduler
 from serving.text import TokenBytes
 from tests.serving.test_scheduler import Asked, tokens
 from tests.serving.test_server import wait_until

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 
 from comem_jax.models import Qwen3
 from serving.engine import Engine, Prefix, Sampling, Tokens
+from serving.jobs import Generation, Job, Output
 from serving.metrics import Metrics
-from serving.scheduler import PROMPT_SHARE, Generation, Job, Output, Scheduler
+from serving.scheduler import PROMPT_SHARE, Scheduler
 from serving.text import TokenBytes
 
 ON = Sampling(ignore_eos=True)

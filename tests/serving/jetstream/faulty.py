@@ -10,7 +10,7 @@ from typing import Any
 from serving.engine import Engine, Prefix, Sampling, Tokens
 from serving.jetstream.requests import Request
 from serving.jetstream.scheduler import JetStreamScheduler
-from serving.scheduler import Generation, Output
+from serving.jobs import Generation, Output
 
 BAD = 77  # a token that cannot be run
 

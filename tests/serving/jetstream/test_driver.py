@@ -22,33 +22,16 @@ from serving.jetstream.driver import Driver
 from serving.jetstream.engine import JetStreamEngine
 from serving.jetstream.requests import Active, Request
 from serving.jetstream.scheduler import FULL, JetStreamScheduler
+from serving.jobs import Generation
 from serving.metrics import Metrics
 from serving.pages import Sequence as PagedSequence
 from serving.running import start_server
-from serving.scheduler import Generation
 from serving.text import TokenBytes
 from tests.serving.conftest import WINDOW
 from tests.serving.jetstream.faulty import BAD, Faulty, Run, end
 from tests.serving.test_server import wait_until
 
 Make = Callable[..., "Run"]
-
-
-@pytest.fixture(scope="module")
-def compiled(model: Qwen3, chat_format: ChatFormat) -> Faulty:
-    """The one engine of these tests, of the servers' shapes, so that little is compiled."""
-    return Faulty(model, slots=4, window=WINDOW, eos_ids=chat_format.eos_ids)
-
-
-@pytest.fixture
-def engine(compiled: Faulty) -> Faulty:
-    compiled.mend()
-    return compiled
-
-
-@pytest.fixture
-def tokens(chat_format: ChatFormat) -> TokenBytes:
-    return TokenBytes(chat_format.tokenizer)
 
 
 @pytest.fixture

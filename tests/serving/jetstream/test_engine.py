@@ -10,33 +10,15 @@ import pytest
 
 from comem_jax.chat import ChatFormat
 from comem_jax.errors import UserError
-from comem_jax.models import Qwen3
 from serving.engine import Engine, Sampling
 from serving.jetstream.engine import GivenUpError, JetStreamEngine
 from serving.jetstream.package import engine_api
 from serving.jetstream.requests import Request
-from serving.scheduler import Generation
+from serving.jobs import Generation
 from serving.text import TokenBytes
 from tests.serving.conftest import WINDOW
 from tests.serving.jetstream.faulty import Faulty
 from tests.serving.test_server import wait_until
-
-
-@pytest.fixture(scope="module")
-def compiled(model: Qwen3, chat_format: ChatFormat) -> Faulty:
-    """The one engine of these tests, of the servers' shapes, so that little is compiled."""
-    return Faulty(model, slots=4, window=WINDOW, eos_ids=chat_format.eos_ids)
-
-
-@pytest.fixture
-def engine(compiled: Faulty) -> Faulty:
-    compiled.mend()
-    return compiled
-
-
-@pytest.fixture
-def tokens(chat_format: ChatFormat) -> TokenBytes:
-    return TokenBytes(chat_format.tokenizer)
 
 
 def test_jetstreams_operations_by_hand(engine: Faulty, tokens: TokenBytes, chat_format: ChatFormat) -> None:
